@@ -1,0 +1,97 @@
+"""Brings a database to this program's schema: numbered SQL files, each once, in order, then the missing read tables."""
+
+import hashlib
+import re
+from importlib import resources
+
+import msgspec
+import psycopg
+from psycopg.rows import class_row
+
+FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+# Any number will do that nothing else in the database locks: the text "migrate" as one.
+LOCK = int.from_bytes(b"migrate")
+
+
+class MigrationError(Exception):
+    """The schema in the database and the files of this program do not belong together; nothing was changed."""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One numbered file. ``checksum`` is the SHA-256 of its bytes, in hex."""
+
+    number: int
+    name: str
+    checksum: str
+    sql: str = ""
+
+
+def migrations() -> list[Migration]:
+    """The files of this program, by number."""
+    found = []
+    for file in resources.files("modledger.workers.migrations").iterdir():
+        if match := FILE_NAME.fullmatch(file.name):
+            content = file.read_bytes()
+            found.append(Migration(int(match[1]), match[2], hashlib.sha256(content).hexdigest(), content.decode()))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def migrate(conninfo: str) -> list[str]:
+    """Applies the missing files, each in a transaction, then creates the missing read tables. Returns the names of the
+    files that this call applied. Safe to run by several processes at once: they wait for each other.
+
+    Raises MigrationError when an applied file has changed since or the database knows one that this program lacks, and
+    psycopg.Error when the server cannot be reached or the role may not create tables.
+    """
+    from modledger.projections.catalog import create_missing
+
+    with _locked(conninfo) as connection:
+        applied = _apply(connection, migrations())
+        with connection.transaction():
+            create_missing(connection)
+    return applied
+
+
+def apply_sql(conninfo: str, files: list[Migration] | None = None) -> list[str]:
+    """The first half of ``migrate``: the numbered files only, without read tables. ``files``: instead of the program's."""
+    with _locked(conninfo) as connection:
+        return _apply(connection, migrations() if files is None else files)
+
+
+def _locked(conninfo: str) -> psycopg.Connection:
+    connection = psycopg.connect(conninfo, autocommit=True)
+    # A lock of the session: released by closing, and by the server when we are killed.
+    connection.execute("select pg_advisory_lock(%s)", (LOCK,))
+    return connection
+
+
+def _apply(connection: psycopg.Connection, files: list[Migration]) -> list[str]:
+    with connection.transaction():
+        connection.execute(
+            "create table if not exists migrations (number integer primary key, name text not null,"
+            " checksum text not null, applied_at timestamptz not null default now())"
+        )
+    with connection.cursor(row_factory=class_row(Migration)) as cursor:
+        # The whole table, a row per file.
+        applied = {row.number: row for row in cursor.execute("select number, name, checksum from migrations")}
+    known = {file.number: file for file in files}
+    for number, row in sorted(applied.items()):
+        if number not in known:
+            raise MigrationError(
+                f"the database has migration {number:04}_{row.name}, which this program does not know:"
+                " it was migrated by a newer version; start that one"
+            )
+        if row.checksum != known[number].checksum:
+            raise MigrationError(
+                f"migration {number:04}_{row.name} was applied with other contents than this program's"
+                f" {number:04}_{known[number].name}: an applied file never changes, add a new one"
+            )
+    missing = [file for file in files if file.number not in applied]
+    for file in missing:
+        with connection.transaction():
+            connection.execute(file.sql.encode())
+            connection.execute(
+                "insert into migrations (number, name, checksum) values (%s, %s, %s)",
+                (file.number, file.name, file.checksum),
+            )
+    return [f"{file.number:04}_{file.name}" for file in missing]
