@@ -62,7 +62,11 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool] | None = None) -> Settings:
+def _is_executable_file(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool] = _is_executable_file) -> Settings:
     """The settings that `environ` names; what it does not name has its default.
 
     A variable that is set to nothing is refused rather than taken for unset: a secret that came out empty must not turn
@@ -74,7 +78,6 @@ def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool]
 
     Raises SettingsError naming every variable that is malformed or not ours.
     """
-    check_program = is_program or _is_executable_file
     known = {setting.variable: setting for setting in _SETTINGS}
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -94,7 +97,7 @@ def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool]
             problems.append(f"{variable} must be {setting.allowed}{given}")
     folder = values.get("postgres_bin")
     if folder is not None:
-        missing = [name for name in ("postgres", "initdb") if not check_program(folder / name)]
+        missing = [name for name in ("postgres", "initdb") if not is_program(folder / name)]
         if missing:
             problems.append(
                 f"{_PREFIX}POSTGRES_BIN must be {known[f'{_PREFIX}POSTGRES_BIN'].allowed}, "
@@ -119,10 +122,6 @@ def describe_settings(settings: Settings | None = None) -> list[SettingRow]:
         )
         for setting in _SETTINGS
     ]
-
-
-def _is_executable_file(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
 
 
 def _read_path(text: str) -> Path:

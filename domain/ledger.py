@@ -1,0 +1,76 @@
+"""The door to the ledger: append, load, read forward. Two stores stand behind it, one contract binds both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from modledger.domain.envelope import NewEvent, Recorded
+
+
+class VersionConflict(Exception):
+    """A stream that the decision read has moved on; load again and decide again. Nothing was appended."""
+
+
+class LedgerUnavailable(Exception):
+    """The database cannot be reached, or did not say whether the append was committed. Safe to retry with the
+    same command id."""
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """All events of one command: appended together or not at all.
+
+    ``expected`` names every stream that the decision read with the version it had then (0: no event yet), and so at
+    least every stream of ``events``, whose versions go on from there without a hole. ``command_id`` is recognised
+    for ever: a second append under it adds nothing and returns the first one's events. ``erase`` names streams whose
+    subject keys are destroyed in the same transaction.
+    """
+
+    command_id: UUID
+    events: Sequence[NewEvent]
+    expected: Mapping[str, int]
+    erase: Sequence[str] = ()
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """``events`` in the order of the append. ``duplicate``: the command was already in the ledger."""
+
+    events: Sequence[Recorded]
+    duplicate: bool
+
+
+class Ledger(Protocol):
+    """Every operation raises LedgerUnavailable when the store cannot be reached."""
+
+    def append(self, append: Append) -> Appended:
+        """Appends one command. Commands of several threads that arrive together are committed together, each
+        succeeding or failing alone. Durable on return. Raises VersionConflict."""
+        ...
+
+    def append_batch(self, appends: Sequence[Append]) -> None:
+        """Appends many commands in one transaction, all or none: the door for imports. ``expected`` is taken over the
+        whole batch: of a stream's several entries the first is checked, later ones follow from the batch itself.
+        Raises VersionConflict, also when one of the commands is already in the ledger."""
+        ...
+
+    def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+        """The whole of each stream, in order, in one round trip; an empty list for a stream without events."""
+        ...
+
+    def read(self, after: int, limit: int) -> list[Recorded]:
+        """At most ``limit`` events with a position greater than ``after``, in order of position. Nothing is ever
+        committed later at a position that this has passed."""
+        ...
+
+    def at(self, position: int) -> Recorded | None:
+        """The event at that position, None where there is none."""
+        ...
+
+    def head(self) -> int:
+        """The last position, 0 for an empty ledger."""
+        ...
+
+    def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
+        """Those of the ids under which something was appended."""
+        ...
