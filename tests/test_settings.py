@@ -1,7 +1,6 @@
 """Settings come from MODLEDGER_* only; a wrong one is refused by name, and a secret is never shown."""
 
 import base64
-import os
 from pathlib import Path
 
 import pytest
@@ -276,10 +275,6 @@ def test_the_description_shows_what_is_in_force() -> None:
     assert in_force["MODLEDGER_DEMO"].value == "false"
     assert in_force["MODLEDGER_MASTER_KEY"].value == "***"
     assert in_force["MODLEDGER_ALLOWED_ORIGINS"].value == "none"
-
-
-def test_a_caller_puts_its_own_default_under_the_environment() -> None:
-    assert read_settings({"MODLEDGER_DEVELOPMENT": "true", **os.environ}).development is True
 
 
 def test_settings_cannot_be_changed() -> None:
