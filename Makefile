@@ -49,7 +49,7 @@ clean: ## Remove the environment and all caches; the data in .data/ stays
 
 # An interpreter that a version manager lists but cannot start, or one without ensurepip, is passed over.
 $(PY):
-	@for candidate in $(if $(PYTHON),"$(PYTHON)") python3.11 python3 /usr/bin/python3.11; do \
+	@for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3 /usr/bin/python3.11); do \
 		if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 			echo "Making $(VENV) with $$candidate"; exec "$$candidate" -m venv $(VENV); \
 		fi; \

@@ -154,6 +154,14 @@ def test_every_folder_with_modules_is_listed_for_the_wheel() -> None:
     assert set(packaging["packages"]) == wanted | {f"modledger.{room}" for room in MAY_IMPORT}
 
 
+def test_every_file_of_a_room_that_is_no_module_is_carried_by_the_wheel() -> None:
+    packaging = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    patterns = packaging["package-data"]["*"]
+    data = [path for path in tracked_files() if path.parts[0] in MAY_IMPORT and path.suffix != ".py"]
+    left_out = [str(path) for path in data if not any(path.match(pattern.removeprefix("**/")) for pattern in patterns)]
+    assert left_out == []
+
+
 def test_type_checkers_see_the_rooms_under_their_import_names() -> None:
     link = ROOT / ".typing" / "modledger"
     assert link.readlink() == Path("..")
