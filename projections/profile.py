@@ -1,0 +1,244 @@
+"""Profiles: who a user is, what they may do and have, and until when they are restricted."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from modledger.domain import events
+from modledger.domain.envelope import Recorded
+from modledger.domain.subjects import BAN, LIFETIME, TIMEOUT
+from modledger.projections import standing
+from modledger.projections.projector import Key, Projector, Table
+
+TABLE = Table(
+    name="profiles",
+    columns={
+        "user_id": "bigint not null",
+        "version": "integer not null",
+        "registered": "boolean not null",
+        "username": "text",
+        "username_key": "text",
+        "named_at": "timestamptz",
+        "avatar_url": "text",
+        "level": "smallint not null",
+        "level_at": "timestamptz",
+        "prefix": "text not null",
+        "tier": "smallint not null",
+        "tier_until": "timestamptz",
+        "tier_at": "timestamptz",
+        "trial_used": "boolean not null",
+        "open_punishments": "jsonb not null",
+        "banned_until": "timestamptz",
+        "timeout_until": "timestamptz",
+        "created_at": "timestamptz not null",
+        "updated_at": "timestamptz not null",
+    },
+    primary_key=("user_id",),
+    indexes={
+        # The bearer of a name: of several users who took it, the first entry.
+        "profiles_name": "(username_key, named_at desc, user_id) where username_key is not null",
+        # Subscriptions that are active, and those whose end the clock has to record.
+        "profiles_tier": "(tier, user_id) where tier <> 0",
+        "profiles_tier_until": "(tier_until) where tier_until is not null",
+    },
+    # Most changes leave the indexed columns alone and fit beside the old row.
+    options="with (fillfactor = 85)",
+)
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """A row. ``username`` is None for a user who was never registered or is erased; ``banned_until`` and ``timeout_until`` are
+    the greatest end of the open ones, ``standing.FOREVER`` for a permanent one. ``open_punishments`` holds timeouts and bans."""
+
+    user_id: int
+    version: int
+    registered: bool = False
+    username: str | None = None
+    username_key: str | None = None
+    named_at: datetime | None = None
+    avatar_url: str | None = None
+    level: int = 0
+    level_at: datetime | None = None
+    prefix: str = "!"
+    tier: int = 0
+    tier_until: datetime | None = None
+    tier_at: datetime | None = None
+    trial_used: bool = False
+    open_punishments: standing.OpenPunishments = {}
+    banned_until: datetime | None = None
+    timeout_until: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+ISSUES: Mapping[type[events.Event], int] = {events.UserTimedOut: TIMEOUT, events.UserBanned: BAN}
+
+
+def name_key(username: str) -> str:
+    """The form under which a name is found: without regard to case (api.md §5.1)."""
+    return username.casefold()
+
+
+def touches(recorded: Recorded) -> Key | None:
+    return (int(recorded.stream[5:]),) if recorded.stream.startswith("user:") else None
+
+
+def fold(rows: Mapping[Key, Profile], recorded: Recorded) -> Sequence[Profile]:
+    """Name, avatar and prefix follow the ledger; level and tier the event with the latest date."""
+    event, at = recorded.event, recorded.occurred_at
+    user_id = int(recorded.stream[5:])
+    row = rows.get((user_id,)) or Profile(user_id=user_id, version=0, created_at=at, updated_at=at)
+    changes: dict[str, Any] = {"version": recorded.version, "updated_at": max(row.updated_at, at)}
+    match event:
+        case events.UserRegistered():
+            changes |= _named(event.username, at)
+            changes |= {"registered": True, "avatar_url": standing.unless_erased(event.avatar_url), "created_at": at}
+        case events.UserRenamed():
+            changes |= _named(event.username, at)
+        case events.UserAvatarChanged():
+            changes["avatar_url"] = standing.unless_erased(event.avatar_url)
+        case events.UserPrefixChanged():
+            changes["prefix"] = event.prefix
+        case events.PermissionChanged():
+            if standing.is_later(row.level_at, recorded):
+                changes |= {"level": event.new_level, "level_at": at}
+        case events.SubjectErased():
+            changes |= {
+                "registered": False,
+                "username": None,
+                "username_key": None,
+                "named_at": None,
+                "avatar_url": None,
+            }
+        case _:
+            changes |= standing.tier_changes(row.tier_at, recorded)
+            still_open = standing.open_after(row.open_punishments, recorded, ISSUES)
+            if still_open is not None:
+                changes["open_punishments"] = still_open
+                changes["banned_until"] = standing.greatest_until(still_open, BAN)
+                changes["timeout_until"] = standing.greatest_until(still_open, TIMEOUT)
+    return (msgspec.structs.replace(row, **changes),)
+
+
+def _named(username: str, at: datetime) -> dict[str, Any]:
+    known = standing.unless_erased(username)
+    if known is None:
+        return {"username": None, "username_key": None, "named_at": None}
+    return {"username": known, "username_key": name_key(known), "named_at": at}
+
+
+PROJECTOR = Projector(
+    name="profile",
+    table=TABLE,
+    row=Profile,
+    key=("user_id",),
+    topics=frozenset(t for t in events.EVENTS if not t.startswith(("guild.", "bot."))),
+    touches=touches,
+    fold=fold,
+)
+
+
+# -- at a point in time
+
+
+def state(profile: Profile, now: datetime) -> int:
+    """0 Active, 1 Timeout, 2 Banned, exact to the second of an end (api.md §3)."""
+    if profile.banned_until is not None and profile.banned_until > now:
+        return 2
+    return 1 if profile.timeout_until is not None and profile.timeout_until > now else 0
+
+
+def tier(profile: Profile, now: datetime) -> int:
+    """0 Basic, 1 Trial, 2 Premium, 3 Lifetime; Basic from the very end on."""
+    return standing.tier_now(profile.tier, profile.tier_until, now)
+
+
+def subscription_expires_at(profile: Profile, now: datetime) -> datetime | None:
+    """The end of a running trial or premium tier; None for Basic and Lifetime."""
+    return None if tier(profile, now) in (0, LIFETIME) else profile.tier_until
+
+
+def updated_at(profile: Profile, now: datetime) -> datetime:
+    """The last change of the profile, ends included that have come since the last event."""
+    return standing.updated_now(
+        profile.updated_at, (profile.tier_until, profile.timeout_until, profile.banned_until), now
+    )
+
+
+# -- queries, for psycopg's raw cursors ($1). Each answers one line per key asked for, in any order: the key, the
+#    checkpoint of `profile` (None before its first batch), the profile's columns (all None: no such user) and the last activity.
+
+
+class Found(msgspec.Struct, frozen=True):
+    """``key``: as it was asked for. ``position``: the answer is as fresh as this position of the ledger, 0 for none.
+    ``last_activity_at``: the profile's ``created_at`` where no activity is known."""
+
+    key: int | str
+    position: int
+    profile: Profile | None
+    last_activity_at: datetime | None
+
+
+COLUMNS = ", ".join(f"p.{column}" for column in TABLE.columns)
+_POSITION = "(select notification_id from projection_tracking where application_name = 'profile')"
+
+# $1 text[] of name_key(): the user who took the name last. profiles_name, user_activity_pkey
+BY_NAMES = f"""
+    select asked.key, {_POSITION}, a.last_activity_at, {COLUMNS}
+    from unnest($1::text[]) as asked (key)
+    left join lateral (
+        select * from profiles where username_key = asked.key order by named_at desc, user_id limit 1
+    ) p on true
+    left join user_activity a on a.user_id = p.user_id
+"""  # noqa: S608
+
+# $1 bigint[] of user ids. profiles_pkey, user_activity_pkey
+BY_IDS = f"""
+    select asked.key, {_POSITION}, a.last_activity_at, {COLUMNS}
+    from unnest($1::bigint[]) as asked (key)
+    left join profiles p on p.user_id = asked.key
+    left join user_activity a on a.user_id = p.user_id
+"""  # noqa: S608
+
+
+def found(row: Sequence[Any]) -> Found:
+    """One line of BY_NAMES or BY_IDS."""
+    key, position, last_activity_at, *columns = row
+    if columns[0] is None:
+        return Found(key, position or 0, None, None)
+    profile = profile_of(columns)
+    return Found(key, position or 0, profile, last_activity_at or profile.created_at)
+
+
+def profile_of(columns: Sequence[Any]) -> Profile:
+    """The row Struct from the columns of ``COLUMNS``."""
+    values = dict(zip(TABLE.columns, columns, strict=True))
+    values["open_punishments"] = msgspec.convert(values["open_punishments"], standing.OpenPunishments, strict=False)
+    return Profile(**values)
+
+
+# -- subscriptions
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """A user or guild with a tier other than Basic; ``name`` None where none is known."""
+
+    id: int
+    name: str | None
+    tier: int
+    tier_until: datetime | None
+
+
+# $1 timestamptz now, $2 smallint tier or null for all. profiles_tier
+SUBSCRIBED = """
+    select user_id, username, tier, tier_until from profiles
+    where tier <> 0 and ($2::smallint is null or tier = $2) and (tier_until is null or tier_until > $1)
+    order by user_id
+"""
+
+# $1 timestamptz now, $2 limit: (stream, end) of the subscriptions that ran out, earliest first. profiles_tier_until
+DUE_SUBSCRIPTIONS = """
+    select 'user:' || user_id, tier_until from profiles where tier_until <= $1 order by tier_until limit $2
+"""

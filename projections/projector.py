@@ -1,0 +1,228 @@
+"""How events become rows: a projector is plain data about one fold, ``advance`` runs it over the next batch.
+
+A batch is folded in memory and its net result written in one transaction together with the checkpoint, so each event
+counts exactly once however often a process is killed. Rows travel as JSON both ways: msgspec and PostgreSQL know the
+same types, so the Struct is the only description of a row in Python.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from modledger.domain.envelope import Recorded
+from modledger.domain.ledger import Ledger
+
+Key = tuple[Any, ...]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A read table. ``columns`` maps names to types, in the order of the row Struct's fields; ``indexes`` maps the name
+    of each index to what stands after ``on <table>``, and to ``unique`` before it where it begins with that word."""
+
+    name: str
+    columns: Mapping[str, str]
+    primary_key: tuple[str, ...]
+    indexes: Mapping[str, str]
+    options: str = ""
+
+
+class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
+    """One read model. ``name`` is its name in the checkpoints, ``topics`` the events that it handles.
+
+    ``key`` names the columns that tell rows apart, beginning with the one that says whose rows they are.
+    ``touches`` gives the key of the row that an event may change; a key cut short stands for all rows beginning
+    with it, None for an event about someone else's read model. ``fold`` answers the rows that the event makes or changes,
+    from the loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense.
+    ``also`` writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``.
+    """
+
+    name: str
+    table: Table
+    row: type[R]
+    key: tuple[str, ...]
+    topics: frozenset[str]
+    touches: Callable[[Recorded], Key | None]
+    fold: Callable[[Mapping[Key, R], Recorded], Sequence[R]]
+    also: Callable[[Cursor, Sequence[tuple[R | None, R]]], None] | None = None
+    beside: tuple[Table, ...] = ()
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True):
+    """``read`` events were passed, ``folded`` of them handled; the checkpoint stands at ``position``. ``more``: the
+    batch was full, so that more events probably wait."""
+
+    read: int
+    folded: int
+    position: int
+    more: bool
+
+
+class Fenced(Exception):
+    """Another runner has moved this projector's checkpoint meanwhile. Nothing was written."""
+
+
+class FoldFailed(Exception):
+    """The fold refused an event: everything before it is written, nothing from it on. The cause is ``__cause__``."""
+
+    def __init__(self, projector: str, failed: Recorded, cause: Exception) -> None:
+        super().__init__(f"{projector} cannot fold {failed.event.TOPIC} at position {failed.position}: {cause!r}")
+        self.projector: str = projector
+        self.position: int = failed.position
+        self.event_id: UUID = failed.event_id
+        self.topic: str = failed.event.TOPIC
+        self.cause: Exception = cause
+
+
+def checkpoint(conn: psycopg.Connection[Any], name: str) -> int:
+    """The position up to which that projector has folded the ledger; 0 before its first batch."""
+    # projection_tracking_pkey
+    found = conn.cursor(row_factory=tuple_row).execute(
+        "select notification_id from projection_tracking where application_name = %s", (name,)
+    )
+    row = found.fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, limit: int) -> Advance:
+    """Folds at most ``limit`` (≥ 1) further events of the ledger into the projector's table, durable on return.
+
+    ``conn`` must be in autocommit mode and is used alone. Raises FoldFailed and Fenced, what the ledger raises, and
+    psycopg.Error; a lost connection during the commit leaves open whether it happened, so call again.
+    """
+    if not conn.autocommit:
+        raise ValueError("advance needs a connection in autocommit mode")
+    after = checkpoint(conn, projector.name)
+    batch = ledger.read(after, limit)
+    if not batch:
+        return Advance(read=0, folded=0, position=after, more=False)
+    cursor = conn.cursor(row_factory=tuple_row)
+    wanted = [(recorded, projector.touches(recorded)) for recorded in batch if recorded.event.TOPIC in projector.topics]
+    handled = [(recorded, key) for recorded, key in wanted if key is not None]
+    before = _load(cursor, projector, {key for _, key in handled})
+    rows: dict[Any, dict[Key, msgspec.Struct]] = {}
+    for key, row in before.items():
+        rows.setdefault(key[0], {})[key] = row
+    key_of = _key_of(projector.key)
+    failure: FoldFailed | None = None
+    folded = 0
+    passed = batch
+    for recorded, key in handled:
+        mine = rows.setdefault(key[0], {})
+        try:
+            changed = projector.fold(mine, recorded)
+        except Exception as cause:
+            failure = FoldFailed(projector.name, recorded, cause)
+            failure.__cause__ = cause
+            passed = [earlier for earlier in batch if earlier.position < recorded.position]
+            break
+        for row in changed:
+            mine[key_of(row)] = row
+        folded += 1
+    if passed:
+        changes = [
+            (before.get(key), row)
+            for mine in rows.values()
+            for key, row in mine.items()
+            if row is not before.get(key) and row != before.get(key)
+        ]
+        with conn.transaction():
+            # First, because its row lock holds back every other runner of this projector until we have committed.
+            _track(cursor, projector.name, after, passed[-1].position)
+            _write(cursor, projector, changes)
+            if projector.also is not None and changes:
+                projector.also(cursor, changes)
+    if failure is not None:
+        raise failure
+    return Advance(read=len(batch), folded=folded, position=batch[-1].position, more=len(batch) >= limit)
+
+
+def _key_of(columns: tuple[str, ...]) -> Callable[[Any], Key]:
+    if len(columns) == 1:
+        (only,) = columns
+        return lambda row: (getattr(row, only),)
+    first, second = columns
+    return lambda row: (getattr(row, first), getattr(row, second))
+
+
+def _load(cursor: Cursor, projector: Projector[R], keys: set[Key]) -> dict[Key, R]:
+    """The rows under these keys; one statement for the whole keys and one for those cut short, where there are any."""
+    if not keys:
+        return {}
+    whole = [key for key in keys if len(key) == len(projector.key)]
+    cut = [key for key in keys if len(key) < len(projector.key)]
+    loaded: dict[Key, R] = {}
+    decoder = msgspec.json.Decoder(list[projector.row])  # type: ignore[name-defined]
+    key_of = _key_of(projector.key)
+    for group in (whole, cut):
+        if not group:
+            continue
+        columns = projector.key[: len(group[0])]
+        found = cursor.execute(
+            # By the primary key, or by the index that begins with the first key column (named in each module).
+            sql.SQL(
+                "select coalesce(json_agg(t), '[]')::text from {table} t"
+                " join json_populate_recordset(null::{table}, %s) k on {same}"
+            ).format(table=sql.Identifier(projector.table.name), same=_same("t", "k", columns)),
+            (_json([dict(zip(columns, key, strict=True)) for key in group]),),
+        ).fetchone()
+        assert found is not None
+        for row in decoder.decode(found[0]):
+            loaded[key_of(row)] = row
+    return loaded
+
+
+def _write(cursor: Cursor, projector: Projector[Any], changes: Sequence[tuple[msgspec.Struct | None, Any]]) -> None:
+    table = sql.Identifier(projector.table.name)
+    columns = list(projector.table.columns)
+    made = [after for before, after in changes if before is None]
+    changed = [after for before, after in changes if before is not None]
+    if made:
+        cursor.execute(
+            sql.SQL(
+                "insert into {table} ({columns}) select {columns} from json_populate_recordset(null::{table}, %s)"
+            ).format(table=table, columns=sql.SQL(", ").join(map(sql.Identifier, columns))),
+            (_json(made),),
+        )
+    if changed:
+        values = [
+            sql.SQL("{0} = n.{0}").format(sql.Identifier(column)) for column in columns if column not in projector.key
+        ]
+        cursor.execute(
+            # By the primary key.
+            sql.SQL(
+                "update {table} t set {values} from json_populate_recordset(null::{table}, %s) n where {same}"
+            ).format(table=table, values=sql.SQL(", ").join(values), same=_same("t", "n", projector.key)),
+            (_json(changed),),
+        )
+
+
+def _same(one: str, other: str, columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(" and ").join(
+        sql.SQL("{}.{} = {}.{}").format(*map(sql.Identifier, (one, column, other, column))) for column in columns
+    )
+
+
+def _json(rows: Sequence[Any]) -> str:
+    return msgspec.json.encode(rows).decode()
+
+
+def _track(cursor: Cursor, name: str, after: int, position: int) -> None:
+    """The tracking upsert of eventsourcing's PostgresTrackingRecorder, and one condition more: that alone would let a
+    runner pass whose batch begins before, but ends after, what another has written meanwhile."""
+    # projection_tracking_pkey
+    tracked = cursor.execute(
+        "insert into projection_tracking values (%(name)s, %(position)s)"
+        " on conflict (application_name) do update set notification_id = %(position)s"
+        " where projection_tracking.notification_id < %(position)s and projection_tracking.notification_id = %(after)s"
+        " returning notification_id",
+        {"name": name, "position": position, "after": after},
+    ).fetchone()
+    if tracked is None:
+        raise Fenced(f"{name} is no longer at position {after}: another runner is ahead")

@@ -1,0 +1,273 @@
+"""Every punishment ever issued, and how many there are per guild, issuer and type."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from modledger.domain import events
+from modledger.domain.envelope import Recorded
+from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING, EndingKind
+from modledger.projections.projector import Cursor, Key, Projector, Table
+
+TABLE = Table(
+    name="punishments",
+    columns={
+        "stream": "text not null",
+        "number": "integer not null",
+        "id": "bigint not null",
+        "user_id": "bigint",
+        "guild_id": "bigint",
+        "type": "smallint not null",
+        "reason": "text not null",
+        "issued_by": "bigint",
+        "expires_at": "timestamptz",
+        "open": "boolean not null",
+        "ended_kind": "text",
+        "lifted_at": "timestamptz",
+        "lifted_by": "bigint",
+        "version": "integer not null",
+        "created_at": "timestamptz not null",
+        "updated_at": "timestamptz not null",
+    },
+    primary_key=("stream", "number"),
+    # The search walks the indexes that begin with what it filters by and then (open, type): one walk for each value of
+    # these two that it wants, merged in order. So a few indexes serve every combination; see search.py.
+    indexes={
+        "punishments_id": "unique (id)",
+        "punishments_user": "(user_id, created_at, id) where user_id is not null",
+        "punishments_created": "(open, type, created_at, id)",
+        "punishments_ends": "(open, type, coalesce(expires_at, 'infinity'), id)",
+        "punishments_issuer_created": "(issued_by, open, type, created_at, id) where issued_by is not null",
+        "punishments_issuer_ends": "(issued_by, open, type, coalesce(expires_at, 'infinity'), id)"
+        " where issued_by is not null",
+        "punishments_guild_created": "(guild_id, open, type, created_at, id) where guild_id is not null",
+        "punishments_guild_ends": "(guild_id, open, type, coalesce(expires_at, 'infinity'), id)"
+        " where guild_id is not null",
+        "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id)"
+        " where guild_id is not null",
+        "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'), id)"
+        " where guild_id is not null",
+        # The clock's, and what the count of open ones has too many.
+        "punishments_due": "(expires_at) where open and expires_at is not null",
+    },
+)
+
+COUNTS = Table(
+    name="punishment_counts",
+    # 0 stands for any: no Discord id and no type is 0.
+    columns={
+        "guild_id": "bigint not null",
+        "issued_by": "bigint not null",
+        "type": "smallint not null",
+        "total": "bigint not null",
+        "open": "bigint not null",
+    },
+    primary_key=("guild_id", "issued_by", "type"),
+    indexes={},
+    options="with (fillfactor = 50)",
+)
+
+
+class Punishment(msgspec.Struct, frozen=True, kw_only=True):
+    """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``open``: neither ended by anyone nor
+    recorded as run out; whether it is active depends on the time. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
+
+    stream: str
+    number: int
+    id: int
+    user_id: int | None
+    guild_id: int | None
+    type: int
+    reason: str
+    issued_by: int | None
+    expires_at: datetime | None
+    open: bool
+    ended_kind: EndingKind | None
+    lifted_at: datetime | None
+    lifted_by: int | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+TYPE_NAMES = {WARNING: "WARNING", TIMEOUT: "TIMEOUT", BAN: "BAN", GUILD_BLACKLIST: "GUILD_BLACKLIST"}
+ISSUES: Mapping[type[events.Event], int] = {
+    events.UserWarned: WARNING,
+    events.GuildWarned: WARNING,
+    events.UserTimedOut: TIMEOUT,
+    events.UserBanned: BAN,
+    events.GuildBlacklisted: GUILD_BLACKLIST,
+}
+_ENDINGS: Mapping[type[events.Event], EndingKind] = {
+    events.PunishmentLapsed: "lapsed",
+    events.PunishmentLifted: "lifted",
+    events.PunishmentVoided: "voided",
+    events.PunishmentOverturned: "overturned",
+    events.PunishmentSuperseded: "superseded",
+}
+
+
+def touches(recorded: Recorded) -> Key | None:
+    if isinstance(recorded.event, events.SubjectErased):
+        return (recorded.stream,)
+    return (recorded.stream, getattr(recorded.event, "number", recorded.version))
+
+
+def fold(rows: Mapping[Key, Punishment], recorded: Recorded) -> Sequence[Punishment]:
+    event, at, version = recorded.event, recorded.occurred_at, recorded.version
+    if isinstance(event, events.SubjectErased):
+        return [msgspec.structs.replace(row, reason=events.ERASED, version=version) for row in rows.values()]
+    kind = ISSUES.get(type(event))
+    if kind is not None:
+        return (_issued(recorded, kind),)
+    row = rows[(recorded.stream, event.number)]  # type: ignore[attr-defined]
+    changes: dict[str, Any] = {"version": version, "updated_at": max(row.updated_at, at)}
+    if isinstance(event, events.PunishmentAmended):
+        changes |= {"reason": event.reason, "expires_at": event.expires_at}
+    elif isinstance(event, events.PunishmentLapsed):
+        changes |= {"open": False, "ended_kind": "lapsed"}
+    else:
+        ended = _ENDINGS[type(event)]
+        changes |= {"open": False, "ended_kind": ended, "lifted_at": at, "lifted_by": recorded.actor.user_id}
+    return (msgspec.structs.replace(row, **changes),)
+
+
+def _issued(recorded: Recorded, kind: int) -> Punishment:
+    of, _, subject_id = recorded.stream.partition(":")
+    return Punishment(
+        stream=recorded.stream,
+        number=recorded.version,
+        id=recorded.position,
+        user_id=int(subject_id) if of == "user" else None,
+        guild_id=int(subject_id) if of == "guild" else None,
+        type=kind,
+        reason=recorded.event.reason,  # type: ignore[attr-defined]
+        issued_by=recorded.actor.user_id,
+        expires_at=getattr(recorded.event, "expires_at", None),
+        open=True,
+        ended_kind=None,
+        lifted_at=None,
+        lifted_by=None,
+        version=recorded.version,
+        created_at=recorded.occurred_at,
+        updated_at=recorded.occurred_at,
+    )
+
+
+def count(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
+    """Brings ``punishment_counts`` along with these changes of rows."""
+    deltas: dict[tuple[int, int, int], list[int]] = {}
+    for before, after in changes:
+        new = before is None
+        opened = after.open - (before is not None and before.open)
+        if not new and not opened:
+            continue
+        for cell in _cells(after):
+            delta = deltas.setdefault(cell, [0, 0])
+            delta[0] += new
+            delta[1] += opened
+    # punishment_counts_pkey
+    cursor.execute(
+        "insert into punishment_counts as c (guild_id, issued_by, type, total, open)"
+        " select guild_id, issued_by, type, total, open from json_populate_recordset(null::punishment_counts, %s)"
+        " on conflict (guild_id, issued_by, type) do update set total = c.total + excluded.total, open = c.open + excluded.open",
+        (
+            msgspec.json.encode(
+                [
+                    {"guild_id": guild_id, "issued_by": issued_by, "type": kind, "total": total, "open": opened}
+                    for (guild_id, issued_by, kind), (total, opened) in deltas.items()
+                ]
+            ).decode(),
+        ),
+    )
+
+
+def _cells(row: Punishment) -> list[tuple[int, int, int]]:
+    """The cells in which a punishment counts: of its type and of any, for each pair of guild and issuer asked for."""
+    guilds = (0,) if row.guild_id is None else (0, row.guild_id)
+    issuers = (0,) if row.issued_by is None else (0, row.issued_by)
+    return [(guild, issuer, kind) for guild in guilds for issuer in issuers for kind in (0, row.type)]
+
+
+PROJECTOR = Projector(
+    name="punishments",
+    table=TABLE,
+    row=Punishment,
+    key=("stream", "number"),
+    topics=frozenset(
+        topic
+        for topic, event in events.EVENTS.items()
+        if event in ISSUES or event in _ENDINGS or event in (events.PunishmentAmended, events.SubjectErased)
+    ),
+    touches=touches,
+    fold=fold,
+    also=count,
+    beside=(COUNTS,),
+)
+
+
+# -- at a point in time
+
+
+def is_active(punishment: Punishment, now: datetime) -> bool:
+    """Not ended, and no end or one in the future (api.md §3)."""
+    return punishment.open and (punishment.expires_at is None or punishment.expires_at > now)
+
+
+def is_lifted(punishment: Punishment) -> bool:
+    """Ended by somebody: lifted, voided, overturned or superseded. One that ran out is not lifted (api.md §5.2)."""
+    return punishment.lifted_at is not None
+
+
+def updated_at(punishment: Punishment, now: datetime) -> datetime:
+    """The last change; for one that ran out its end, whether or not the clock has recorded it yet."""
+    if punishment.open and punishment.expires_at is not None and punishment.expires_at <= now:
+        return max(punishment.updated_at, punishment.expires_at)
+    return punishment.updated_at
+
+
+# -- queries, for psycopg's raw cursors ($1); ``punishment_of`` reads a line of COLUMNS
+
+COLUMNS = ", ".join(f"p.{column}" for column in TABLE.columns)
+POSITION = "(select notification_id from projection_tracking where application_name = 'punishments')"
+
+# $1 bigint[] of ids. A line per id asked for: id, checkpoint, columns (all null: no such punishment). punishments_id
+BY_IDS = f"""
+    select asked.key, {POSITION}, {COLUMNS}
+    from unnest($1::bigint[]) as asked (key) left join punishments p on p.id = asked.key
+"""  # noqa: S608
+
+# $1 user id, $2 offset, $3 limit: newest first. A line per punishment, and one with nulls when there is none: checkpoint,
+# columns. punishments_user
+OF_USER = f"""
+    select {POSITION}, {COLUMNS} from (select 1) always left join (
+        select * from punishments where user_id = $1 order by created_at desc, id desc offset $2 limit $3
+    ) p on true
+    order by p.created_at desc, p.id desc
+"""  # noqa: S608
+
+# $1 guild id, $2 limit: newest first, else as OF_USER. punishments_guild_created, one walk per (open, type)
+OF_GUILD = f"""
+    select {POSITION}, {COLUMNS} from (select 1) always left join (
+        select newest.* from (values (true, 1), (true, 4), (false, 1), (false, 4)) as cell (open, type)
+        cross join lateral (
+            select * from punishments where guild_id = $1 and open = cell.open and type = cell.type
+            order by created_at desc, id desc limit $2
+        ) newest
+        order by created_at desc, id desc limit $2
+    ) p on true
+    order by p.created_at desc, p.id desc
+"""  # noqa: S608
+
+# $1 timestamptz now, $2 limit: (stream, number, expires_at), earliest first. punishments_due
+DUE = """
+    select stream, number, expires_at from punishments
+    where open and expires_at <= $1 order by expires_at limit $2
+"""
+
+
+def punishment_of(columns: Sequence[Any]) -> Punishment | None:
+    """The row Struct from the columns of ``COLUMNS``; None where they are all null."""
+    return None if columns[0] is None else Punishment(**dict(zip(TABLE.columns, columns, strict=True)))

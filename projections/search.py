@@ -1,0 +1,205 @@
+"""The punishment search (api.md §5.2): one statement, one snapshot, exact totals, and an index for every combination.
+
+The indexes of ``punishments`` begin with (guild, issuer, both or neither), then ``open`` and ``type``, then the sort key. A search
+walks one index once for each (open, type) that it wants and merges the walks in order, so it reads no more rows
+than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded yet.
+Only a search by user counts its rows, along an index: a user has few.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING
+from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of
+
+Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1. ``cursor``: a
+    ``next_cursor`` of the same filters and sort; the page after it begins there and ``offset`` has to be 0.
+
+    A punishment without an end sorts behind every end. Equal times sort by id, in the direction of the sort.
+    """
+
+    user_id: int | None = None
+    guild_id: int | None = None
+    issued_by: int | None = None
+    type: int | None = None
+    active_only: bool = False
+    sort: Sort = "-created_at"
+    offset: int = 0
+    limit: int = 25
+    cursor: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """``total``: all that match, whatever the page. ``next_cursor`` None: nothing follows. ``position``: the answer is as fresh
+    as this position of the ledger."""
+
+    punishments: list[Punishment]
+    total: int
+    next_cursor: str | None
+    position: int
+
+
+class _Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page ended, and of which search; ``time`` None: at those without an end."""
+
+    user_id: int | None
+    guild_id: int | None
+    issued_by: int | None
+    type: int | None
+    active_only: bool
+    sort: Sort
+    time: datetime | None
+    id: int
+
+
+class _Parameters:
+    """The statement's parameters as they are named, one after the other."""
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+
+    def add(self, value: object, kind: str) -> str:
+        self.values.append(value)
+        return f"${len(self.values)}::{kind}"
+
+
+_ENDS = "coalesce(expires_at, 'infinity')"
+
+
+def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
+    """SQL and parameters for one of psycopg's raw cursors; ``page`` reads its lines.
+
+    Raises ValueError for a cursor that is not one of this search's.
+    """
+    after = None if search.cursor is None else _decode(search, search.cursor)
+    parameters = _Parameters()
+    types = _types(search)
+    descending = search.sort.startswith("-")
+    column = "created_at" if search.sort.endswith("created_at") else _ENDS
+    way = "desc" if descending else "asc"
+    wanted = []
+    if search.user_id is not None:
+        wanted.append(f"user_id = {parameters.add(search.user_id, 'bigint')}")
+    if search.guild_id is not None:
+        wanted.append(f"guild_id = {parameters.add(search.guild_id, 'bigint')}")
+    if search.issued_by is not None:
+        wanted.append(f"issued_by = {parameters.add(search.issued_by, 'bigint')}")
+    moment = parameters.add(now, "timestamptz") if search.active_only else ""
+    total = _total(search, types, wanted, moment, parameters)
+    if search.active_only:
+        wanted.append(f"{_ENDS} > {moment}")
+    if after is not None:
+        time = parameters.add("infinity" if after.time is None else after.time, "timestamptz")
+        wanted.append(f"({column}, id) {'<' if descending else '>'} ({time}, {parameters.add(after.id, 'bigint')})")
+    # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_, punishments_guild_
+    # or punishments_guild_issuer_, each _created or _ends.
+    walks = [
+        f"select *, {column} as sort_key from punishments where {' and '.join([*wanted, *cell])}"  # noqa: S608
+        for cell in _cells(search, types)
+    ] or ["select *, null::timestamptz as sort_key from punishments where false"]
+    offset, limit = parameters.add(search.offset, "bigint"), parameters.add(search.limit + 1, "bigint")
+    sql = f"""
+        select {POSITION}, {total}, {COLUMNS} from (select 1) always left join (
+            select * from ({" union all ".join(walks)}) walks
+            order by sort_key {way}, id {way} offset {offset} limit {limit}
+        ) p on true
+        order by p.sort_key {way}, p.id {way}
+    """  # noqa: S608
+    return sql, parameters.values
+
+
+def page(search: Search, lines: Sequence[Sequence[Any]]) -> Page:
+    """The answer of ``statement``, whose lines are never none."""
+    position, total, *_ = lines[0]
+    found = [row for line in lines if (row := punishment_of(line[2:])) is not None]
+    shown = found[: search.limit]
+    more = len(found) > search.limit
+    return Page(
+        punishments=shown,
+        total=total,
+        next_cursor=_encode(search, shown[-1]) if more else None,
+        position=position or 0,
+    )
+
+
+def _types(search: Search) -> tuple[int, ...]:
+    """The types that can match: users and guilds have their own."""
+    possible = {WARNING, TIMEOUT, BAN, GUILD_BLACKLIST} if search.type is None else {search.type}
+    if search.user_id is not None:
+        possible &= {WARNING, TIMEOUT, BAN}
+    if search.guild_id is not None:
+        possible &= {WARNING, GUILD_BLACKLIST}
+    if search.user_id is not None and search.guild_id is not None:
+        possible = set()
+    return tuple(sorted(possible))
+
+
+def _cells(search: Search, types: tuple[int, ...]) -> list[list[str]]:
+    """Conditions on open and type, one list for each walk."""
+    if not types:
+        return []
+    if search.user_id is not None:
+        return [
+            [*(["open"] if search.active_only else []), *([] if search.type is None else [f"type = {search.type:d}"])]
+        ]
+    states = ("open",) if search.active_only else ("open", "not open")
+    return [[state, f"type = {kind:d}"] for state in states for kind in types]
+
+
+def _total(search: Search, types: tuple[int, ...], wanted: list[str], moment: str, parameters: _Parameters) -> str:
+    if not types:
+        return "0::bigint"
+    of_type = [] if search.type is None else [f"type = {search.type:d}"]
+    if search.user_id is not None:
+        # punishments_user
+        active = ["open", f"{_ENDS} > {moment}"] if search.active_only else []
+        return f"(select count(*) from punishments where {' and '.join([*wanted, *of_type, *active])})"  # noqa: S608
+    guild = parameters.add(search.guild_id or 0, "bigint")
+    issuer = parameters.add(search.issued_by or 0, "bigint")
+    counted = "open" if search.active_only else "total"
+    # punishment_counts_pkey
+    total = (
+        f"coalesce((select {counted} from punishment_counts"  # noqa: S608
+        f" where guild_id = {guild} and issued_by = {issuer} and type = {search.type or 0:d}), 0)"
+    )
+    if not search.active_only:
+        return total
+    # punishments_due: a handful, or what came due while no clock worker ran
+    over = " and ".join(["open", f"expires_at <= {moment}", *wanted, *of_type])
+    return f"{total} - (select count(*) from punishments where {over})"  # noqa: S608
+
+
+def _encode(search: Search, last: Punishment) -> str:
+    time = last.created_at if search.sort.endswith("created_at") else last.expires_at
+    cursor = _Cursor(
+        search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.sort, time, last.id
+    )
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def _decode(search: Search, text: str) -> _Cursor:
+    if search.offset:
+        raise ValueError("cursor and offset exclude each other")
+    try:
+        raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        cursor = msgspec.json.decode(raw, type=_Cursor)
+    except (binascii.Error, UnicodeError, msgspec.DecodeError):
+        raise ValueError("cursor is not valid") from None
+    asked = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.sort)
+    given = (cursor.user_id, cursor.guild_id, cursor.issued_by, cursor.type, cursor.active_only, cursor.sort)
+    if asked != given:
+        raise ValueError("cursor belongs to another search")
+    timeless = cursor.time is None and cursor.sort.endswith("created_at")
+    if timeless or (cursor.time is not None and cursor.time.tzinfo is None) or not 0 < cursor.id < 2**63:
+        raise ValueError("cursor is not valid")
+    return cursor
