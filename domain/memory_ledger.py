@@ -1,0 +1,119 @@
+"""A ledger in the memory of one process, for tests and trials: the whole contract, nothing durable."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.popo import POPOApplicationRecorder, POPOFactory
+from eventsourcing.utils import Environment
+
+from modledger.domain.mapper import Row, StoredCommand
+from modledger.domain.personal_text import KEY_BYTES, MasterKey
+from modledger.domain.recorder_ledger import Outcome, RecorderLedger, StreamHead, WrappedKeys
+
+
+class MemoryRecorder(POPOApplicationRecorder):
+    """The library's recorder in plain lists, with command ids, expected versions, times and keys beside them."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._times: list[datetime] = []
+        self._first_positions: dict[UUID, int] = {}
+        self._sizes: dict[int, int] = {}
+        self._keys: dict[str, tuple[int, bytes]] = {}
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:  # noqa: ARG002
+        raise TypeError("events enter the ledger through append: they need a command id and expected versions")
+
+    def append_command(self, command: StoredCommand) -> Outcome:
+        with self._database_lock:
+            if known := self._first_positions.get(command.command_id):
+                return Outcome("duplicate", [known])
+            if any(self._version(stream) != version for stream, version in command.expected.items()):
+                return Outcome("conflict")
+            return self._append(command)
+
+    def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
+        with self._database_lock:
+            for stream, version in expected.items():
+                if self._version(stream) != version:
+                    return f"{stream} is not at {version}"
+            ids = [command.command_id for command in commands]
+            if len(set(ids)) < len(ids) or any(command_id in self._first_positions for command_id in ids):
+                return "a command of the batch is already in the ledger"
+            for command in commands:
+                self._append(command)
+            return None
+
+    def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]:
+        with self._database_lock:
+            heads = {}
+            for stream in streams:
+                erasures = [row.originator_version for row in self._rows(stream) if row.topic == "subject.erased.v1"]
+                wrapped = self._keys[stream][1] if stream in self._keys else None
+                heads[stream] = StreamHead(self._version(stream), max(erasures, default=0), wrapped)
+            return heads
+
+    def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
+        with self._database_lock:
+            return [row for stream in dict.fromkeys(streams) for row in self._rows(stream)], self.keys_of(streams)
+
+    def rows_after(self, position: int, limit: int) -> list[Row]:
+        with self._database_lock:
+            start = max(position, 0)
+            return [self._row(index) for index in range(start, min(start + limit, len(self._stored_events)))]
+
+    def rows_of_command(self, position: int) -> list[Row]:
+        return self.rows_after(position - 1, self._sizes[position])
+
+    def keys_of(self, subjects: Sequence[str]) -> WrappedKeys:
+        with self._database_lock:
+            return {subject: self._keys[subject] for subject in subjects if subject in self._keys}
+
+    def last_position(self) -> int:
+        return len(self._stored_events)
+
+    def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
+        return {command_id for command_id in command_ids if command_id in self._first_positions}
+
+    def _append(self, command: StoredCommand) -> Outcome:
+        at = max(self._clock(), self._times[-1]) if self._times else self._clock()
+        positions = self._insert_events(command.events) or []
+        self._times.extend(at for _ in positions)
+        self._first_positions[command.command_id] = positions[0]
+        self._sizes[positions[0]] = len(positions)
+        self._keys.update((key.subject, (key.generation, key.wrapped)) for key in command.keys)
+        for stream, generation in command.erased:
+            if stream in self._keys and self._keys[stream][0] < generation:
+                del self._keys[stream]
+        return Outcome("appended", positions, at)
+
+    def _version(self, stream: str) -> int:
+        return max(self._stored_events_index.get(stream, ()), default=0)
+
+    def _rows(self, stream: str) -> list[Row]:
+        return [self._row(index) for index in self._stored_events_index.get(stream, {}).values()]
+
+    def _row(self, index: int) -> Row:
+        event = self._stored_events[index]
+        return Row(
+            event.originator_id, event.originator_version, event.topic, event.state, index + 1, self._times[index]
+        )
+
+
+class MemoryLedger(RecorderLedger):
+    """``clock`` gives ``recorded_at``, as an aware datetime. ``master_key``: 32 bytes, random unless given."""
+
+    def __init__(self, clock: Callable[[], datetime], master_key: bytes | None = None) -> None:
+        self._clock = clock
+        super().__init__(MasterKey(master_key or os.urandom(KEY_BYTES)), {})
+
+    def construct_factory(self, env: Environment) -> POPOFactory:  # type: ignore[override]
+        return POPOFactory(env)
+
+    def construct_recorder(self) -> MemoryRecorder:
+        return MemoryRecorder(self._clock)

@@ -1,0 +1,149 @@
+"""Free text about people: encrypted under a key per subject, so that destroying the key erases the text.
+
+AES-256-GCM throughout, nonces random. A text is bound to its stream and event, a key to its subject and *generation*:
+the version of the stream's last ``SubjectErased``, 0 before any. Keys stand in the store wrapped by the installation's
+master key. At any time a subject has at most one key: a new generation begins in the transaction that destroys the last.
+"""
+
+import hmac
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from threading import Lock
+from uuid import UUID
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+class WrongMasterKey(Exception):
+    """This master key is not the one that the installation was begun with, or that a subject's key was wrapped by."""
+
+
+class DamagedText(Exception):
+    """A personal text does not belong to its stream, event and key: the stored bytes were changed."""
+
+
+class SubjectKey(msgspec.Struct, frozen=True):
+    """The open key of a subject. ``wrapped`` is how the store keeps it."""
+
+    subject: str
+    generation: int
+    wrapped: bytes
+    cipher: AESGCM
+
+    def seal(self, text: bytes, event_id: UUID) -> bytes:
+        """The text of one event of the subject's stream, encrypted: nonce and ciphertext."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self.cipher.encrypt(nonce, text, _bound_to(self.subject, event_id))
+
+    def open(self, sealed: bytes, event_id: UUID) -> bytes:
+        """The reverse of ``seal``. Raises DamagedText."""
+        try:
+            return self.cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound_to(self.subject, event_id))
+        except (InvalidTag, ValueError) as error:
+            raise DamagedText(f"the personal text of event {event_id} in {self.subject} cannot be read") from error
+
+
+class MasterKey:
+    """Wraps the keys of subjects. ``secret`` is 32 random bytes; raises ValueError for any other length."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != KEY_BYTES:
+            raise ValueError(f"a master key has {KEY_BYTES} bytes, not {len(secret)}")
+        self._secret = secret
+        self._cipher = AESGCM(secret)
+
+    def check(self, installation: UUID) -> bytes:
+        """What the installation keeps to recognise this key, and from which it cannot be learned."""
+        return hmac.digest(self._secret, b"modledger master key of " + installation.bytes, "sha256")
+
+    def make(self, subject: str, generation: int) -> SubjectKey:
+        """A new random key for the subject."""
+        secret, nonce = os.urandom(KEY_BYTES), os.urandom(NONCE_BYTES)
+        wrapped = nonce + self._cipher.encrypt(nonce, secret, _belongs_to(subject, generation))
+        return SubjectKey(subject, generation, wrapped, AESGCM(secret))
+
+    def unwrap(self, subject: str, generation: int, wrapped: bytes) -> SubjectKey:
+        """A key from the store. Raises WrongMasterKey."""
+        try:
+            secret = self._cipher.decrypt(
+                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _belongs_to(subject, generation)
+            )
+        except (InvalidTag, ValueError) as error:
+            raise WrongMasterKey(f"the key of {subject} was not wrapped by this master key") from error
+        return SubjectKey(subject, generation, wrapped, AESGCM(secret))
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What was true of a stream's key when the stream was at ``version``. ``key`` None: the subject has none yet."""
+
+    version: int
+    generation: int
+    key: SubjectKey | None
+
+
+UNBEGUN = Standing(0, 0, None)
+
+
+class Standings:
+    """The last known standings of at most ``size`` streams, the longest unused leave first. For any number of threads.
+
+    Why a standing may be used for an append although another process may have appended or erased since: whatever comes
+    to a stream raises its version. An append that expects version e is refused unless the stream is at e, and a
+    standing of version e or later that is older than the stream is then refused with it. So a destroyed key never
+    reaches the ledger, and no key is ever made twice.
+    """
+
+    def __init__(self, master: MasterKey, size: int = 8192) -> None:
+        self._master = master
+        self._size = size
+        self._known: OrderedDict[str, Standing] = OrderedDict()
+        self._lock = Lock()
+
+    def as_of(self, expected: Mapping[str, int]) -> dict[str, Standing]:
+        """Those of the streams whose standing can be relied on by an append that expects these versions."""
+        found = {}
+        with self._lock:
+            for stream, version in expected.items():
+                if version == 0:
+                    found[stream] = UNBEGUN
+                elif (standing := self._known.get(stream)) and standing.version >= version:
+                    self._known.move_to_end(stream)
+                    found[stream] = standing
+        return found
+
+    def learn(self, standings: Mapping[str, Standing]) -> None:
+        """Takes over what was just read or appended."""
+        with self._lock:
+            for stream, standing in standings.items():
+                self._known[stream] = standing
+                self._known.move_to_end(stream)
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+
+    def forget(self, streams: Iterable[str]) -> None:
+        """Lets go of what a refused append has shown to be old."""
+        with self._lock:
+            for stream in streams:
+                self._known.pop(stream, None)
+
+    def open(self, subject: str, generation: int, wrapped: bytes) -> SubjectKey:
+        """The key that the store holds now; an unwrapping is saved where the same key is known already. Raises
+        WrongMasterKey."""
+        standing = self._known.get(subject)
+        if standing and standing.key and standing.key.wrapped == wrapped:
+            return standing.key
+        return self._master.unwrap(subject, generation, wrapped)
+
+
+def _bound_to(stream: str, event_id: UUID) -> bytes:
+    return b"%s %s" % (stream.encode(), event_id.bytes)
+
+
+def _belongs_to(subject: str, generation: int) -> bytes:
+    return b"%s %d" % (subject.encode(), generation)

@@ -1,0 +1,376 @@
+"""The ledger on PostgreSQL: the table, the functions and the keys of ``workers/migrations/0001_ledger.sql``."""
+
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from threading import Event, Thread
+from time import monotonic, sleep
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import psycopg
+from eventsourcing.persistence import InfrastructureFactory, StoredEvent, TrackingRecorder
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore, PostgresFactory
+from eventsourcing.utils import Environment
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow, dict_row, tuple_row
+from psycopg_pool import PoolClosed
+
+from modledger.domain.group_commit import GroupCommit, NotAnswered
+from modledger.domain.ledger import Append, Appended, LedgerUnavailable
+from modledger.domain.mapper import Row, StoredCommand
+from modledger.domain.personal_text import MasterKey, WrongMasterKey
+from modledger.domain.recorder_ledger import Outcome, RecorderLedger, StreamHead, WrappedKeys
+
+Answer = TypeVar("Answer")
+
+# How long an operation goes on trying to reach the server, in seconds.
+PATIENCE = 5.0
+# A batch is one statement and may be large.
+BATCH_SECONDS = 120
+# At most one NOTIFY in this time, in seconds, and one process.
+NOTIFY_PAUSE = 0.005
+
+_APPEND = """
+    select outcome, positions, recorded from ledger_append(
+        %b::uuid[],
+        %b::int[], %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::text[], %b::text[],
+        %b::int[], %b::text[], %b::bigint[],
+        %b::int[], %b::text[], %b::bigint[], %b::bytea[],
+        %b::int[], %b::text[], %b::bigint[])
+"""
+_APPEND_BATCH = """
+    select ledger_append_batch(
+        %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::text[], %b::text[],
+        %b::text[], %b::bigint[],
+        %b::text[], %b::bigint[], %b::bytea[],
+        %b::text[], %b::bigint[])
+"""
+# ledger_pkey; subject_keys_pkey. One statement, so that events and keys are of one moment.
+_STREAMS = """
+    select originator_id, originator_version, topic, state, notification_id, recorded_at
+        from ledger where originator_id = any(%b)
+    union all
+    select subject, generation, null, wrapped, null, null from subject_keys where subject = any(%b)
+    order by 2
+"""
+# ledger_position
+_AFTER = """
+    select originator_id, originator_version, topic, state, notification_id, recorded_at
+        from ledger where notification_id > %s order by notification_id limit %s
+"""
+# ledger_position: from a command's first event to the next event that is the first of its command.
+_COMMAND = """
+    select originator_id, originator_version, topic, state, notification_id, recorded_at
+        from ledger where notification_id >= %s and notification_id < coalesce(
+            (select notification_id from ledger where notification_id > %s and command_id is not null
+                order by notification_id limit 1), 9223372036854775807)
+        order by notification_id
+"""
+# subject_keys_pkey
+_KEYS = "select subject, generation, wrapped from subject_keys where subject = any(%b)"
+# ledger_pkey, ledger_erasures, subject_keys_pkey
+_HEADS = """
+    select s.stream, h.version, e.generation, k.wrapped
+        from unnest(%b::text[]) as s (stream)
+        cross join lateral (select coalesce(max(originator_version), 0) as version
+            from ledger where originator_id = s.stream) as h
+        cross join lateral (select coalesce(max(originator_version), 0) as generation
+            from ledger where originator_id = s.stream and topic = 'subject.erased.v1') as e
+        left join subject_keys as k on k.subject = s.stream and k.generation = e.generation
+"""
+# ledger_position
+_LAST = "select coalesce(max(notification_id), 0) from ledger"
+# ledger_command
+_COMMANDS = "select command_id from ledger where command_id = any(%b)"
+# One row; the schema is the library's to know.
+_INSTALLATION = """
+    select i.id, i.master_key_check, n.nspname
+        from installation as i, pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+        where c.oid = 'ledger'::regclass
+"""
+
+
+class NotMigrated(Exception):
+    """The database lacks the ledger's tables: ``modledger migrate`` creates them."""
+
+
+class LedgerRecorder(PostgresApplicationRecorder):
+    """The library's recorder over the table ``ledger``; the writing, and the reading that needs more columns, is ours."""
+
+    def __init__(self, datastore: PostgresDatastore) -> None:
+        super().__init__(datastore, events_table_name="ledger")
+        self._group = GroupCommit(self._append_group)
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:  # noqa: ARG002
+        raise TypeError("events enter the ledger through append: they need a command id and expected versions")
+
+    def append_command(self, command: StoredCommand) -> Outcome:
+        give_up = monotonic() + PATIENCE
+        try:
+            return self._group.submit(command, PATIENCE)
+        except (NotAnswered, psycopg.Error):
+            # Whatever befell the group, each of it goes on alone: a command that was committed is recognised by its id.
+            try:
+                return self._reach(lambda connection: self._append(connection, [command])[0], give_up)
+            except psycopg.errors.UniqueViolation:
+                # A key of the subject that we did not know of, as after a restored backup: load again.
+                return Outcome("conflict")
+
+    def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
+        events = [event for command in commands for event in command.events]
+        first_only = [
+            command.command_id if n == 0 else None for command in commands for n in range(len(command.events))
+        ]
+        keys = [key for command in commands for key in command.keys]
+        erased = [pair for command in commands for pair in command.erased]
+        arguments = [
+            first_only,
+            [event.originator_id for event in events],
+            [event.originator_version for event in events],
+            [event.topic for event in events],
+            [event.state for event in events],
+            [actor for command in commands for actor in command.actors],
+            [via for command in commands for via in command.vias],
+            list(expected),
+            list(expected.values()),
+            [key.subject for key in keys],
+            [key.generation for key in keys],
+            [key.wrapped for key in keys],
+            [stream for stream, _ in erased],
+            [generation for _, generation in erased],
+        ]
+        tries = 0
+
+        def send(connection: psycopg.Connection[Any]) -> str | None:
+            nonlocal tries
+            tries += 1
+            with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+                cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
+                row = cursor.execute(_APPEND_BATCH, arguments, prepare=True).fetchone()
+                return f"{row[0]} is not at {expected[row[0]]}" if row and row[0] is not None else None
+
+        try:
+            in_the_way = self._reach(send, monotonic() + PATIENCE)
+        except psycopg.errors.UniqueViolation:
+            in_the_way = "a command of the batch is already in the ledger"
+        if in_the_way and tries > 1:
+            # What stands in the way may be this very batch: committed at the first try, its answer lost.
+            command_ids = {command.command_id for command in commands}
+            if self.commands_among(list(command_ids)) == command_ids:
+                return None
+        return in_the_way
+
+    def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]:
+        rows = self._rows(_HEADS, list(streams))
+        return {stream: StreamHead(version, generation, wrapped) for stream, version, generation, wrapped in rows}
+
+    def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
+        rows, keys = [], {}
+        for row in self._rows(_STREAMS, list(streams), list(streams)):
+            if row[2] is None:
+                keys[row[0]] = (row[1], row[3])
+            else:
+                rows.append(Row(*row))
+        return rows, keys
+
+    def rows_after(self, position: int, limit: int) -> list[Row]:
+        return [Row(*row) for row in self._rows(_AFTER, position, limit)]
+
+    def rows_of_command(self, position: int) -> list[Row]:
+        return [Row(*row) for row in self._rows(_COMMAND, position, position)]
+
+    def keys_of(self, subjects: Sequence[str]) -> WrappedKeys:
+        return {subject: (generation, wrapped) for subject, generation, wrapped in self._rows(_KEYS, list(subjects))}
+
+    def last_position(self) -> int:
+        return int(self._rows(_LAST)[0][0])
+
+    def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
+        return {row[0] for row in self._rows(_COMMANDS, list(command_ids))}
+
+    def _append_group(self, commands: Sequence[StoredCommand]) -> list[Outcome]:
+        with self.datastore.pool.connection() as connection:
+            return self._append(connection, commands)
+
+    def _append(self, connection: psycopg.Connection[Any], commands: Sequence[StoredCommand]) -> list[Outcome]:
+        events = list(chain.from_iterable(command.events for command in commands))
+        keys = list(chain.from_iterable(command.keys for command in commands))
+        erased = list(chain.from_iterable(command.erased for command in commands))
+        arguments = [
+            [command.command_id for command in commands],
+            [len(command.events) for command in commands],
+            [event.originator_id for event in events],
+            [event.originator_version for event in events],
+            [event.topic for event in events],
+            [event.state for event in events],
+            list(chain.from_iterable(command.actors for command in commands)),
+            list(chain.from_iterable(command.vias for command in commands)),
+            [len(command.expected) for command in commands],
+            list(chain.from_iterable(command.expected for command in commands)),
+            list(chain.from_iterable(command.expected.values() for command in commands)),
+            [len(command.keys) for command in commands],
+            [key.subject for key in keys],
+            [key.generation for key in keys],
+            [key.wrapped for key in keys],
+            [len(command.erased) for command in commands],
+            [stream for stream, _ in erased],
+            [generation for _, generation in erased],
+        ]
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(_APPEND, arguments, prepare=True)
+            return [Outcome(kind, positions or (), at) for kind, positions, at in cursor.fetchall()]
+
+    def _rows(self, query: str, *arguments: Any) -> list[TupleRow]:
+        def ask(connection: psycopg.Connection[Any]) -> list[TupleRow]:
+            with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+                return cursor.execute(query, arguments, prepare=True).fetchall()
+
+        return self._reach(ask, monotonic() + PATIENCE)
+
+    def _reach(self, work: Callable[[psycopg.Connection[Any]], Answer], give_up: float) -> Answer:
+        """Does the work on a connection, again on another one while it fails for want of the server. It replaces the
+        library's own retries, which would go on for ten times the time that a connection is waited for."""
+        pool = self.datastore.pool
+        while True:
+            try:
+                with pool.connection(timeout=max(0.001, give_up - monotonic())) as connection:
+                    try:
+                        return work(connection)
+                    except psycopg.errors.ReadOnlySqlTransaction:
+                        # The primary became a standby under us: the next connection may find the new one.
+                        connection.close()
+                        raise
+            except PoolClosed as error:
+                raise LedgerUnavailable("the ledger is closed") from error
+            except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction) as error:
+                if monotonic() + 0.1 > give_up:
+                    raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
+                # One connection found dead means that its idle neighbours are dead as well.
+                pool.check()
+                sleep(0.1)
+
+
+class LedgerFactory(PostgresFactory):
+    """The library's factory, its pool bound to every part of the connection string and not only the five it knows."""
+
+    def __init__(self, env: Environment, conninfo: dict[str, Any]) -> None:
+        super().__init__(env)
+        pool = self.datastore.pool
+        pool.kwargs = {**conninfo, "row_factory": dict_row}
+        # Else the pool waits longer and longer between its own attempts, minutes in the end. Given up, the next caller's
+        # need for a connection starts a new one.
+        pool.reconnect_timeout = 2.0
+
+    def application_recorder(self) -> LedgerRecorder:
+        return LedgerRecorder(self.datastore)
+
+
+class PostgresLedger(RecorderLedger):
+    """``conninfo``: URL or key words, as libpq takes them. ``master_key``: 32 bytes, the same for the installation's life.
+    ``connections``: the most that are open at once; one more announces appends by ``NOTIFY ledger`` after their commit.
+
+    The first ledger that opens a fresh installation binds it to its master key. Raises LedgerUnavailable, NotMigrated,
+    WrongMasterKey, ValueError for a master key of another length. Creates no tables. Close it, or use it as a context.
+    """
+
+    recorder: LedgerRecorder
+
+    def __init__(self, conninfo: str, master_key: bytes, *, connections: int = 8) -> None:
+        master = MasterKey(master_key)
+        parameters: dict[str, Any] = dict(conninfo_to_dict(conninfo))
+        parameters["options"] = (
+            f"{parameters.get('options', '')} -c timezone=UTC -c statement_timeout={int(PATIENCE * 1000)}"
+        ).strip()
+        # A host that went away without a word is noticed in the same time as one that refuses.
+        parameters = {"connect_timeout": int(PATIENCE), "tcp_user_timeout": int(PATIENCE * 1000), **parameters}
+        schema = _enter_installation(parameters, master)
+        self._conninfo = parameters
+        super().__init__(
+            master,
+            {
+                # The library wants the first four; its pool takes them from the conninfo.
+                "POSTGRES_DBNAME": "",
+                "POSTGRES_HOST": "",
+                "POSTGRES_USER": "",
+                "POSTGRES_PASSWORD": "",
+                "POSTGRES_CONNECT_TIMEOUT": str(int(PATIENCE)),
+                "POSTGRES_POOL_SIZE": "1",
+                "POSTGRES_MAX_OVERFLOW": str(connections - 1),
+                "POSTGRES_SCHEMA": schema,
+                "ORIGINATOR_ID_TYPE": "text",
+                "CREATE_TABLE": "n",
+            },
+        )
+        self._unannounced = False
+        self._appended = Event()
+        self._announcer = Thread(target=self._announce, name="ledger-notify", daemon=True)
+        self._announcer.start()
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory[TrackingRecorder]:
+        return LedgerFactory(env, self._conninfo)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Announces what is still to be announced, then closes the connections. A second call does nothing."""
+        if not self.closing.is_set():
+            self.closing.set()
+            self._appended.set()
+            self._announcer.join(PATIENCE)
+            self.factory.close()
+
+    def append(self, append: Append) -> Appended:
+        """See ``Ledger.append``; ValueError for an append against its rules."""
+        appended = super().append(append)
+        self._to_announce()
+        return appended
+
+    def append_batch(self, appends: Sequence[Append]) -> None:
+        """See ``Ledger.append_batch``; ValueError for an append against its rules."""
+        super().append_batch(appends)
+        self._to_announce()
+
+    def _to_announce(self) -> None:
+        self._unannounced = True
+        self._appended.set()
+
+    def _announce(self) -> None:
+        """Outside the append: NOTIFY takes a lock over the whole cluster until its commit, here one without an fsync.
+        What is appended while one is under way is followed by the next. A lost one is made up for by readers' polling."""
+        options = f"{self._conninfo['options']} -c synchronous_commit=off"
+        connection: psycopg.Connection | None = None
+        while not self.closing.is_set():
+            self._appended.wait()
+            self._appended.clear()
+            if self._unannounced:
+                self._unannounced = False
+                try:
+                    if connection is None or connection.closed:
+                        connection = psycopg.connect(**(self._conninfo | {"options": options}), autocommit=True)
+                    connection.execute("notify ledger")
+                except psycopg.Error:
+                    if connection is not None:
+                        connection.close()
+                self.closing.wait(NOTIFY_PAUSE)
+        if connection is not None:
+            connection.close()
+
+
+def _enter_installation(parameters: dict[str, Any], master: MasterKey) -> str:
+    """The schema that holds the ledger, once the master key has proved to be the installation's."""
+    try:
+        with psycopg.connect(**parameters, autocommit=True) as connection:
+            installation = connection.execute(_INSTALLATION).fetchone()
+            if installation is None:
+                new = uuid4()
+                connection.execute(
+                    "insert into installation (id, master_key_check) values (%s, %s) on conflict do nothing",
+                    (new, master.check(new)),
+                )
+                installation = connection.execute(_INSTALLATION).fetchone()
+    except psycopg.errors.UndefinedTable as error:
+        raise NotMigrated("the database has no ledger: run modledger migrate") from error
+    except psycopg.OperationalError as error:
+        raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
+    if installation is None or not hmac.compare_digest(installation[1], master.check(installation[0])):
+        raise WrongMasterKey("the master key is not the one that this installation was begun with")
+    return str(installation[2])

@@ -1,0 +1,183 @@
+"""What both ledgers are: the library's application around our mapper and one of our recorders."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, Protocol, cast
+from uuid import UUID
+
+import msgspec
+from eventsourcing.application import Application
+from eventsourcing.persistence import Mapper
+from eventsourcing.utils import Environment, EnvType
+
+from modledger.domain.envelope import Recorded
+from modledger.domain.ledger import Append, Appended, VersionConflict
+from modledger.domain.mapper import EventMapper, Row, StoredCommand, has_text, recorded
+from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
+
+# subject → its key's generation and wrapped bytes
+WrappedKeys = Mapping[str, tuple[int, bytes]]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one command. ``positions``: of its events, or of the first one alone for a duplicate."""
+
+    kind: Literal["appended", "duplicate", "conflict"]
+    positions: Sequence[int] = ()
+    recorded_at: datetime | None = None
+
+
+class StreamHead(msgspec.Struct, frozen=True):
+    """Where a stream stands: its version, the version of its last erasure, its key if it has one."""
+
+    version: int
+    generation: int
+    wrapped: bytes | None
+
+
+class CommandRecorder(Protocol):
+    """What a ledger needs of its store. Every method raises LedgerUnavailable when the store cannot be reached."""
+
+    def append_command(self, command: StoredCommand) -> Outcome: ...
+
+    def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
+        """All or none. Answers what stood in the way, None when all were appended."""
+        ...
+
+    def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]: ...
+
+    def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
+        """Rows ordered by version, and the keys, both of one moment."""
+        ...
+
+    def rows_after(self, position: int, limit: int) -> list[Row]: ...
+
+    def rows_of_command(self, position: int) -> list[Row]:
+        """The events of the command whose first event is at the position."""
+        ...
+
+    def keys_of(self, subjects: Sequence[str]) -> WrappedKeys: ...
+
+    def last_position(self) -> int: ...
+
+    def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]: ...
+
+
+class RecorderLedger(Application[str]):
+    """The contract of ``Ledger`` over a recorder.
+
+    Of the library's application it uses the construction and the lifecycle; ``notification_log`` and ``events`` can be
+    read with the library's own tools, personal text left out. ``save`` is refused by the recorders: only ``append``
+    knows command ids and expected versions.
+    """
+
+    recorder: CommandRecorder  # type: ignore[assignment]
+
+    def __init__(self, master: MasterKey, env: Mapping[str, str]) -> None:
+        self._master = master
+        self._standings = Standings(master)
+        self._events = EventMapper()
+        super().__init__(dict(env))
+
+    def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
+        """Ours alone: a variable of the process that the library happens to know must not change the ledger."""
+        return Environment(name, env)
+
+    def construct_mapper(self) -> Mapper[str]:
+        return self._events
+
+    def append(self, append: Append) -> Appended:
+        """See ``Ledger.append``; ValueError for an append against its rules."""
+        command = self._events.to_stored_command(append, self._standings_for([append], append.expected), self._master)
+        outcome = self.recorder.append_command(command)
+        if outcome.kind == "conflict":
+            self._standings.forget(append.expected)
+            raise VersionConflict(
+                "a stream has moved on: expected " + ", ".join(f"{s} at {v}" for s, v in append.expected.items())
+            )
+        if outcome.kind == "duplicate":
+            return Appended(events=self._decode(self.recorder.rows_of_command(outcome.positions[0])), duplicate=True)
+        self._standings.learn(command.standings)
+        at = cast("datetime", outcome.recorded_at)
+        events = [recorded(new, position, at) for new, position in zip(append.events, outcome.positions, strict=True)]
+        return Appended(events=events, duplicate=False)
+
+    def append_batch(self, appends: Sequence[Append]) -> None:
+        """See ``Ledger.append_batch``; ValueError for an append against its rules."""
+        expected: dict[str, int] = {}
+        reached: dict[str, int] = {}
+        for append in appends:
+            for stream, version in append.expected.items():
+                expected.setdefault(stream, version)
+                if reached.setdefault(stream, version) != version:
+                    raise VersionConflict(f"{stream} is at {reached[stream]} within the batch, not at {version}")
+            reached.update((new.stream, new.version) for new in append.events)
+        if not appends:
+            return
+        standings = self._standings_for(appends, expected)
+        commands = []
+        for append in appends:
+            command = self._events.to_stored_command(append, standings, self._master)
+            standings.update(command.standings)
+            commands.append(command)
+        in_the_way = self.recorder.append_all(commands, expected)
+        if in_the_way is not None:
+            self._standings.forget(expected)
+            raise VersionConflict(in_the_way)
+        self._standings.learn({stream: standings[stream] for stream in reached if stream in standings})
+
+    def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+        """See ``Ledger.load``."""
+        rows, wrapped = self.recorder.rows_of(streams)
+        keys = self._open(wrapped)
+        loaded: dict[str, list[Recorded]] = {stream: [] for stream in streams}
+        generations: dict[str, int] = {}
+        for row in rows:
+            stream = str(row.originator_id)
+            event = self._events.to_domain_event(row, keys.get(stream))
+            loaded[stream].append(event)
+            if event.event.TOPIC == "subject.erased.v1":
+                generations[stream] = event.version
+        self._standings.learn(
+            {
+                stream: Standing(events[-1].version, generations.get(stream, 0), keys.get(stream))
+                for stream, events in loaded.items()
+                if events
+            }
+        )
+        return loaded
+
+    def read(self, after: int, limit: int) -> list[Recorded]:
+        """See ``Ledger.read``. Raises UnknownEvent, with its position, for an event of a newer program."""
+        return self._decode(self.recorder.rows_after(after, limit))
+
+    def at(self, position: int) -> Recorded | None:
+        """See ``Ledger.at``."""
+        found = self.read(position - 1, 1)
+        return found[0] if found and found[0].position == position else None
+
+    def head(self) -> int:
+        """See ``Ledger.head``."""
+        return self.recorder.last_position()
+
+    def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
+        """See ``Ledger.known_commands``."""
+        return self.recorder.commands_among(command_ids)
+
+    def _standings_for(self, appends: Sequence[Append], expected: Mapping[str, int]) -> dict[str, Standing]:
+        """Standings of the streams that get personal text; no round trip for those known from the last load or append."""
+        written = {new.stream for append in appends for new in append.events if has_text(new.event)}
+        standings = self._standings.as_of({stream: expected[stream] for stream in written if stream in expected})
+        if missing := [stream for stream in written if stream in expected and stream not in standings]:
+            for stream, head in self.recorder.heads_of(missing).items():
+                key = None if head.wrapped is None else self._standings.open(stream, head.generation, head.wrapped)
+                standings[stream] = Standing(head.version, head.generation, key)
+        return standings
+
+    def _decode(self, rows: Sequence[Row]) -> list[Recorded]:
+        # Keys are asked for anew, however recently one was used: an erasure counts from its commit, in every process.
+        keys = self._open(self.recorder.keys_of(list({str(row.originator_id) for row in rows}))) if rows else {}
+        return [self._events.to_domain_event(row, keys.get(str(row.originator_id))) for row in rows]
+
+    def _open(self, wrapped: WrappedKeys) -> dict[str, SubjectKey]:
+        return {subject: self._standings.open(subject, *key) for subject, key in wrapped.items()}
