@@ -115,8 +115,8 @@ def test_root_uses_what_another_account_made_and_the_other_way_round(
 
 def test_it_needs_neither_a_home_nor_a_locale_and_ignores_the_variables_of_other_servers(fresh_root: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", "PGPORT": "1", "PGDATA": "/nonexistent", "PGDATABASE": "other"}
-    if path := os.environ.get("PYTHONPATH"):
-        environment["PYTHONPATH"] = path
+    # What this interpreter may need to find its own modules and library.
+    environment |= {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
     with holder(fresh_root, env=environment) as process:
         assert ask(url_of(process), "select current_database()") == "modledger"
         let_go(process)

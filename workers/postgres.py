@@ -283,7 +283,8 @@ class EmbeddedPostgres:
         server = self._postmaster()
         if server is None:
             return
-        os.kill(server.pid, signal.SIGINT)  # PostgreSQL's "fast" shutdown
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGINT)  # PostgreSQL's "fast" shutdown
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (now := self._postmaster()) is not None and now.pid == server.pid:
             if time.monotonic() > deadline:
@@ -338,7 +339,7 @@ class EmbeddedPostgres:
             return None
         if pid <= 0 or not _is_postmaster(pid, self._data):
             return None
-        if len(lines) < 8:
+        if len(lines) < 8 or not lines[3].isdigit():
             return _Postmaster(pid, 0, "", ready=False)
         return _Postmaster(pid, int(lines[3]), lines[4], ready=lines[7].strip() in ("ready", "standby"))
 
