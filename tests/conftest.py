@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.postgres_server"]
+pytest_plugins = ["tests.postgres_server", "tests.databases"]
