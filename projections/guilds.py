@@ -102,7 +102,7 @@ def fold(rows: Mapping[Key, Guild], recorded: Recorded) -> Sequence[Guild]:
         case events.SubjectErased():
             changes |= {"registered": False, "name": None, "name_key": None, "avatar_url": None}
         case _:
-            changes |= standing.tier_changes(row.tier_at, recorded)
+            changes |= standing.tier_changes(row.tier_at, row.tier_until, recorded)
             still_open = standing.open_after(row.open_punishments, recorded, ISSUES)
             if still_open is not None:
                 changes["open_punishments"] = still_open

@@ -24,6 +24,7 @@ TABLE = Table(
         "issued_by": "bigint",
         "expires_at": "timestamptz",
         "open": "boolean not null",
+        "due_at": "timestamptz",
         "ended_kind": "text",
         "lifted_at": "timestamptz",
         "lifted_by": "bigint",
@@ -49,8 +50,8 @@ TABLE = Table(
         " where guild_id is not null",
         "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'), id)"
         " where guild_id is not null",
-        # The clock's, and what the count of open ones has too many.
-        "punishments_due": "(expires_at) where open and expires_at is not null",
+        # What the clock has to record, and what the count of open ones has too many.
+        "punishments_due": "(due_at) where due_at is not null",
     },
 )
 
@@ -72,7 +73,8 @@ COUNTS = Table(
 
 class Punishment(msgspec.Struct, frozen=True, kw_only=True):
     """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``open``: neither ended by anyone nor
-    recorded as run out; whether it is active depends on the time. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
+    recorded as run out; whether it is active depends on the time. ``due_at``: the end of an open one, a column of its own
+    because a planner that multiplies the odds of ``open`` and of a past end expects a table full of them. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
 
     stream: str
     number: int
@@ -84,6 +86,7 @@ class Punishment(msgspec.Struct, frozen=True, kw_only=True):
     issued_by: int | None
     expires_at: datetime | None
     open: bool
+    due_at: datetime | None
     ended_kind: EndingKind | None
     lifted_at: datetime | None
     lifted_by: int | None
@@ -126,16 +129,19 @@ def fold(rows: Mapping[Key, Punishment], recorded: Recorded) -> Sequence[Punishm
     changes: dict[str, Any] = {"version": version, "updated_at": max(row.updated_at, at)}
     if isinstance(event, events.PunishmentAmended):
         changes |= {"reason": event.reason, "expires_at": event.expires_at}
+        changes["due_at"] = event.expires_at if row.open else None
     elif isinstance(event, events.PunishmentLapsed):
-        changes |= {"open": False, "ended_kind": "lapsed"}
+        changes |= {"open": False, "due_at": None, "ended_kind": "lapsed"}
     else:
         ended = _ENDINGS[type(event)]
-        changes |= {"open": False, "ended_kind": ended, "lifted_at": at, "lifted_by": recorded.actor.user_id}
+        changes |= {"open": False, "due_at": None, "ended_kind": ended}
+        changes |= {"lifted_at": at, "lifted_by": recorded.actor.user_id}
     return (msgspec.structs.replace(row, **changes),)
 
 
 def _issued(recorded: Recorded, kind: int) -> Punishment:
     of, _, subject_id = recorded.stream.partition(":")
+    expires_at = getattr(recorded.event, "expires_at", None)
     return Punishment(
         stream=recorded.stream,
         number=recorded.version,
@@ -145,8 +151,9 @@ def _issued(recorded: Recorded, kind: int) -> Punishment:
         type=kind,
         reason=recorded.event.reason,  # type: ignore[attr-defined]
         issued_by=recorded.actor.user_id,
-        expires_at=getattr(recorded.event, "expires_at", None),
+        expires_at=expires_at,
         open=True,
+        due_at=expires_at,
         ended_kind=None,
         lifted_at=None,
         lifted_by=None,
@@ -264,7 +271,7 @@ OF_GUILD = f"""
 # $1 timestamptz now, $2 limit: (stream, number, expires_at), earliest first. punishments_due
 DUE = """
     select stream, number, expires_at from punishments
-    where open and expires_at <= $1 order by expires_at limit $2
+    where due_at <= $1 order by due_at limit $2
 """
 
 

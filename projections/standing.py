@@ -12,19 +12,15 @@ from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BASIC, TRIAL
 
-# Stands where the end of an open punishment would: later than any date that the domain lets through, and unlike
-# PostgreSQL's 'infinity' a time that every client can read and compare.
-FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+# Stands where the end of an open punishment would: a time that every client can read and compare, unlike PostgreSQL's
+# 'infinity', in any time zone; and no end that was ever given, because those have whole seconds.
+FOREVER = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
 
 # Number → type and end (None: permanent).
 OpenPunishments = dict[int, tuple[int, datetime | None]]
 
 TIER_CHANGES = (
-    events.SubscriptionGranted
-    | events.TrialStarted
-    | events.SubscriptionRenewed
-    | events.SubscriptionRevoked
-    | events.SubscriptionEnded
+    events.SubscriptionGranted | events.TrialStarted | events.SubscriptionRenewed | events.SubscriptionRevoked
 )
 ENDINGS = events.Revoked | events.PunishmentLapsed
 
@@ -34,20 +30,24 @@ def is_later(at: datetime | None, recorded: Recorded) -> bool:
     return at is None or recorded.occurred_at >= at
 
 
-def tier_changes(tier_at: datetime | None, recorded: Recorded) -> dict[str, Any]:
+def tier_changes(tier_at: datetime | None, tier_until: datetime | None, recorded: Recorded) -> dict[str, Any]:
     """The columns tier, tier_until, tier_at and trial_used as far as the event changes them."""
     event = recorded.event
     changes: dict[str, Any] = {}
     if isinstance(event, events.TrialStarted):
         changes["trial_used"] = True
-    if isinstance(event, TIER_CHANGES) and is_later(tier_at, recorded):
+    if isinstance(event, events.SubscriptionEnded):
+        # As in domain/subjects.py: it ends the tier that ran out by then, and outranks no change before it.
+        if tier_until is not None and tier_until <= recorded.occurred_at:
+            changes["tier"], changes["tier_until"] = BASIC, None
+    elif isinstance(event, TIER_CHANGES) and is_later(tier_at, recorded):
         changes["tier_at"] = recorded.occurred_at
         match event:
             case events.SubscriptionGranted() | events.SubscriptionRenewed():
                 changes["tier"], changes["tier_until"] = event.tier, event.expires_at
             case events.TrialStarted():
                 changes["tier"], changes["tier_until"] = TRIAL, event.expires_at
-            case events.SubscriptionRevoked() | events.SubscriptionEnded():
+            case events.SubscriptionRevoked():
                 changes["tier"], changes["tier_until"] = BASIC, None
     return changes
 
