@@ -58,6 +58,24 @@ def apply_sql(conninfo: str, files: list[Migration] | None = None) -> list[str]:
         return _apply(connection, migrations() if files is None else files)
 
 
+def require_migrated(conninfo: str) -> None:
+    """Raises MigrationError unless the database is at exactly this program's schema. Changes nothing."""
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            # The whole table, a row per file.
+            rows = connection.execute("select number, checksum from migrations").fetchall()
+    except psycopg.errors.UndefinedTable:
+        rows = []
+    applied = dict(rows)
+    ours = {file.number: file.checksum for file in migrations()}
+    if missing := sorted(ours.keys() - applied.keys()):
+        raise MigrationError(f"the database lacks {len(missing)} of our migrations: run modledger migrate")
+    if ours != applied:
+        raise MigrationError(
+            "the database was migrated by another version of this program: run modledger migrate to see"
+        )
+
+
 def _locked(conninfo: str) -> psycopg.Connection:
     connection = psycopg.connect(conninfo, autocommit=True)
     # A lock of the session: released by closing, and by the server when we are killed.
