@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from modledger.domain import commands, erasure, identity, permissions, punishments, subscriptions
+from modledger.domain import commands, erasure, identity, importing, permissions, punishments, subscriptions
 from modledger.domain.commands import Command, Context
 from modledger.domain.envelope import Subject
 from modledger.domain.facts import Decided, Facts
@@ -44,6 +44,8 @@ def target_of(command: Command) -> Subject:
             | commands.EraseSubject()
         ):
             return command.target
+        case importing.Import():
+            return importing.subject(command)
     raise TypeError(f"{type(command).__name__} is not a command of the domain")
 
 
@@ -51,6 +53,8 @@ def needed(command: Command, context: Context, states: Mapping[str, State]) -> s
     """The streams that the decision reads, as far as the states at hand tell; asked again until nothing is missing."""
     target = target_of(command)
     streams = {str(target)}
+    if isinstance(command, importing.Import):
+        return streams
     actor_id = context.actor.user_id
     if actor_id is not None:
         streams.add(f"user:{actor_id}")
@@ -127,4 +131,6 @@ def decide(command: Command, facts: Facts) -> list[Decided]:
             return punishments.lapse(command, facts)
         case commands.EraseSubject():
             return erasure.erase(command, facts)
+        case importing.Import():
+            return importing.bring(command, facts)
     raise TypeError(f"{type(command).__name__} is not a command of the domain")

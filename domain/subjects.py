@@ -62,6 +62,7 @@ class Account(msgspec.Struct, kw_only=True):
     registered: bool = False
     avatar_url: str | None = None
     prefix: str = "!"
+    prefix_chosen: bool = False
     tier: int = BASIC
     tier_until: datetime | None = None
     tier_since: datetime | None = None
@@ -69,6 +70,7 @@ class Account(msgspec.Struct, kw_only=True):
     punishments: dict[int, Punishment] = {}
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    erased_at: datetime | None = None
 
     def tier_at(self, at: datetime) -> int:
         """The tier at that second: Basic from the very end on."""
@@ -110,6 +112,7 @@ class Bot(msgspec.Struct, kw_only=True):
     rate_limit_per_hour: int = 1000
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    erased_at: datetime | None = None
 
 
 State = User | Guild | Bot
@@ -141,6 +144,8 @@ def evolve(state: State, happened: NewEvent) -> None:
         state.created_at = happened.occurred_at
     if state.updated_at is None or happened.occurred_at > state.updated_at:
         state.updated_at = happened.occurred_at
+    if isinstance(happened.event, events.SubjectErased):
+        state.erased_at = happened.occurred_at
     if isinstance(state, Bot):
         _evolve_bot(state, happened)
         return
@@ -167,7 +172,7 @@ def _evolve_user(user: User, happened: NewEvent) -> None:
         case events.UserAvatarChanged() as event:
             user.avatar_url = event.avatar_url
         case events.UserPrefixChanged() as event:
-            user.prefix = event.prefix
+            user.prefix, user.prefix_chosen = event.prefix, True
         case events.PermissionChanged() as event if _later(user.level_since, happened):
             user.level, user.level_since = event.new_level, happened.occurred_at
         case events.SubjectErased():
@@ -188,7 +193,7 @@ def _evolve_guild(guild: Guild, happened: NewEvent) -> None:
         case events.GuildOwnerChanged() as event if _later(guild.owner_since, happened):
             guild.owner_id, guild.owner_since = event.owner_id, happened.occurred_at
         case events.GuildPrefixChanged() as event:
-            guild.prefix = event.prefix
+            guild.prefix, guild.prefix_chosen = event.prefix, True
         case events.SubjectErased():
             guild.registered, guild.name, guild.avatar_url = False, None, None
             _erase_reasons(guild)
@@ -211,13 +216,14 @@ def _evolve_subscription(account: Account, happened: NewEvent) -> None:
     event = happened.event
     if isinstance(event, events.TrialStarted):
         account.trial_used = True
+    if isinstance(event, events.SubscriptionEnded):
+        # It says that the tier ran out and decides nothing, so a change before it that is imported later still counts.
+        if account.tier_until is not None and account.tier_until <= happened.occurred_at:
+            account.tier, account.tier_until = BASIC, None
+        return
     if not isinstance(
         event,
-        events.SubscriptionGranted
-        | events.TrialStarted
-        | events.SubscriptionRenewed
-        | events.SubscriptionRevoked
-        | events.SubscriptionEnded,
+        events.SubscriptionGranted | events.TrialStarted | events.SubscriptionRenewed | events.SubscriptionRevoked,
     ) or not _later(account.tier_since, happened):
         return
     account.tier_since = happened.occurred_at
@@ -226,7 +232,7 @@ def _evolve_subscription(account: Account, happened: NewEvent) -> None:
             account.tier, account.tier_until = event.tier, event.expires_at
         case events.TrialStarted():
             account.tier, account.tier_until = TRIAL, event.expires_at
-        case events.SubscriptionRevoked() | events.SubscriptionEnded():
+        case events.SubscriptionRevoked():
             account.tier, account.tier_until = BASIC, None
 
 
