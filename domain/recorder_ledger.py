@@ -153,8 +153,8 @@ class RecorderLedger(Application[str]):
 
     def at(self, position: int) -> Recorded | None:
         """See ``Ledger.at``."""
-        found = self.read(position - 1, 1)
-        return found[0] if found and found[0].position == position else None
+        rows = [row for row in self.recorder.rows_after(position - 1, 1) if row.id == position]
+        return self._decode(rows)[0] if rows else None
 
     def head(self) -> int:
         """See ``Ledger.head``."""

@@ -91,7 +91,9 @@ def _apply(connection: psycopg.Connection, files: list[Migration]) -> list[str]:
         )
     with connection.cursor(row_factory=class_row(Migration)) as cursor:
         # The whole table, a row per file.
-        applied = {row.number: row for row in cursor.execute("select number, name, checksum from migrations")}
+        applied: dict[int, Migration] = {
+            row.number: row for row in cursor.execute("select number, name, checksum from migrations")
+        }
     known = {file.number: file for file in files}
     for number, row in sorted(applied.items()):
         if number not in known:
