@@ -1,0 +1,150 @@
+"""How fast the projectors fold a ledger that is already there."""
+
+import os
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+from eventsourcing.projection import ProjectionRunner
+
+from bench import library
+from bench.history import fill, history
+from bench.measure import Effort, Rounds, Row, in_turn, row
+from bench.server import create_database
+from modledger.domain.envelope import NewEvent
+from modledger.domain.ledger import Ledger
+from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.projections import punishments
+from modledger.projections.catalog import PROJECTORS, create
+from modledger.projections.projector import Projector, advance, checkpoint
+from modledger.workers.migrate import migrate
+from modledger.workers.runner import BATCH
+
+# The library's runner commits once for each event: a round of ours would take it half a minute.
+PEER_SHARE = 1 / 20
+
+# What Ledger.read selects. ledger_position
+COPY = """
+    copy (select originator_id, originator_version, topic, state, notification_id, recorded_at from ledger
+        where notification_id > {} and notification_id <= {} order by notification_id) to stdout
+"""
+
+
+def measure(conninfo: str, effort: Effort) -> list[Row]:
+    """The rows of this part. Each round folds the next share of the ledger, so that tables grow as in a real catch-up."""
+    ours, theirs = create_database(conninfo, "catch_up_ours"), create_database(conninfo, "catch_up_library")
+    migrate(ours)
+    found = history(effort.events)
+    with PostgresLedger(ours, os.urandom(32)) as ledger, psycopg.connect(ours, autocommit=True) as connection:
+        fill(ledger, found)
+        connection.execute("vacuum analyze ledger")
+        head = ledger.head()
+        bounds = list(pairwise(head * n // effort.rounds for n in range(effort.rounds + 1)))
+        turns = {
+            projector.name: _turns(bounds, lambda _, b, p=projector: _fold(connection, p, ledger, b))  # type: ignore[misc]
+            for projector in PROJECTORS
+        }
+        turns["read"] = _turns(bounds, lambda a, b: _read(ledger, a, b))
+        turns["copy"] = _turns(bounds, lambda a, b: _copy(connection, a, b))
+        peer = _Peer(theirs, found, max(1, int(len(found) * PEER_SHARE / effort.rounds)))
+        turns["peer"] = peer.turn
+        figures = in_turn(turns, effort.rounds)
+    return _rows(figures, f"{len(found):,} events, {effort.rounds} shares, batches of {BATCH:,}", peer.share)
+
+
+def _rows(figures: Rounds, note: str, share: int) -> list[Row]:
+    alone = figures["punishments"]
+    # One after the other: the times of a round add up.
+    everyone = [1 / sum(1 / figures[p.name][n] for p in PROJECTORS) for n in range(len(alone))]
+    copied = "COPY of the same events, thrown away"
+    runner = (
+        f"eventsourcing ProjectionRunner: one upsert and one tracking record an event in one transaction into the same"
+        f" table with the same indexes, without the counts; plain text; the first {share:,} events a round"
+    )
+    return [
+        row(
+            "catch-up",
+            f"catch-up, all {len(PROJECTORS)} projectors one after the other",
+            "events/s",
+            everyone,
+            floor=(f"{copied}, {len(PROJECTORS)} times", [rate / len(PROJECTORS) for rate in figures["copy"]]),
+            note=note,
+        ),
+        row(
+            "catch-up",
+            "catch-up, punishments alone",
+            "events/s",
+            alone,
+            floor=(copied, figures["copy"]),
+            peer=(runner, figures["peer"]),
+            note=note,
+        ),
+        row(
+            "catch-up",
+            "Ledger.read (decrypt, decode, no fold)",
+            "events/s",
+            figures["read"],
+            floor=(copied, figures["copy"]),
+            note=note,
+        ),
+    ]
+
+
+def _turns(bounds: list[tuple[int, int]], work: Callable[[int, int], None]) -> Callable[[], float]:
+    """Events a second over the next share of the positions at each call."""
+    shares = iter(bounds)
+
+    def turn() -> float:
+        after, until = next(shares)
+        began = time.perf_counter()
+        work(after, until)
+        return (until - after) / (time.perf_counter() - began)
+
+    return turn
+
+
+def _fold(connection: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, until: int) -> None:
+    reached = checkpoint(connection, projector.name)
+    while reached < until:
+        reached = advance(connection, projector, ledger, min(BATCH, until - reached)).position
+
+
+def _read(ledger: Ledger, after: int, until: int) -> None:
+    while after < until:
+        after = ledger.read(after, min(BATCH, until - after))[-1].position
+
+
+def _copy(connection: psycopg.Connection[Any], after: int, until: int) -> None:
+    with connection.cursor() as cursor, cursor.copy(COPY.format(after, until).encode()) as rows:
+        for _ in rows:
+            pass
+
+
+class _Peer:
+    """The library's runner over the beginning of the same history, a share of it more at each turn."""
+
+    def __init__(self, conninfo: str, found: list[NewEvent], share: int) -> None:
+        self.share = share
+        self._environment = library.environment(conninfo)
+        self._rest = iter(found)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            create(connection.cursor(), punishments.TABLE)
+
+    def turn(self) -> float:
+        """Events a second, from the start of the runner's subscription to the last tracking record."""
+        with library.Moderation(self._environment) as application:
+            share = [library.translate(new) for new, _ in zip(self._rest, range(self.share), strict=False)]
+            application.recorder.insert_events([application.mapper.to_stored_event(event) for event in share])
+            selected = application.recorder.select_notifications(None, 2**31, topics=library.Punishments.topics)
+        began = time.perf_counter()
+        runner = ProjectionRunner(
+            application_class=library.Moderation,
+            projection_class=library.Punishments,
+            view_class=library.PunishmentsView,
+            env=self._environment,
+        )
+        with runner:
+            runner.wait(selected[-1].id, timeout=120)
+        return len(share) / (time.perf_counter() - began)

@@ -1,0 +1,29 @@
+"""The bench's own PostgreSQL: embedded, durable, in a folder that goes away with it."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from modledger.workers.postgres import EmbeddedPostgres
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The URL of a superuser on a fresh server. Not in memory (unless TMPDIR is): a commit costs a real fsync."""
+    with tempfile.TemporaryDirectory(prefix="modledger-bench-") as folder:
+        postgres = EmbeddedPostgres(Path(folder) / "postgres")
+        yield postgres.attach()
+        postgres.stop()
+        postgres.detach()
+
+
+def create_database(conninfo: str, name: str) -> str:
+    """A new database on the server; its connection string."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    return make_conninfo(conninfo, dbname=name)
