@@ -66,7 +66,7 @@ def require_migrated(conninfo: str) -> None:
             rows = connection.execute("select number, checksum from migrations").fetchall()
     except psycopg.errors.UndefinedTable:
         rows = []
-    applied = dict(rows)
+    applied: dict[int, str] = dict(rows)
     ours = {file.number: file.checksum for file in migrations()}
     if missing := sorted(ours.keys() - applied.keys()):
         raise MigrationError(f"the database lacks {len(missing)} of our migrations: run modledger migrate")
