@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.postgres_server", "tests.databases"]
+pytest_plugins = ["tests.postgres_server", "tests.databases", "tests.http_world"]

@@ -1,0 +1,102 @@
+"""The way out: a view becomes bytes, with its position and tag; a command becomes an answer, once."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from anyio import to_thread
+from litestar import Response
+
+from modledger.domain.commands import Command, Context
+from modledger.domain.envelope import Actor
+from modledger.domain.execute import Outcome, execute
+from modledger.http import freshness
+from modledger.http.endpoints import AnyRequest
+from modledger.http.errors import JSON, error_body, problem_of
+from modledger.http.etags import etag, expected_version, unchanged
+from modledger.http.idempotency import HEADER, Answer, Asked, read_key
+from modledger.http.services import services
+from modledger.http.sessions import Viewer
+
+Made = tuple[object, int | None]
+
+
+def required_position(request: AnyRequest) -> int:
+    """What a read of this session has to be at least as fresh as: its own last write, and what the client asks for."""
+    viewer: Viewer = request.user
+    return max(viewer.written, freshness.position_asked_for(request))
+
+
+def reply(request: AnyRequest, view: object, position: int | None, version: int | None = None) -> Response[Any]:
+    """The answer to a read; 304 without a body where the caller already has it. ``version`` makes the ETag."""
+    body = msgspec.json.encode(view)
+    headers: dict[str, str] = {} if position is None else {freshness.HEADER: str(position)}
+    if version is not None:
+        tag = headers["ETag"] = etag(version, body)
+        if unchanged(request.headers.get("if-none-match"), tag):
+            return Response(None, status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=JSON)
+
+
+async def answer_once(request: AnyRequest, scope: str, run: Callable[[UUID], Awaitable[Answer]]) -> Response[Any]:
+    """What ``run`` answers under its command id, or the kept answer to the same request of the same ``scope``."""
+    has = services(request)
+    correlation_id = str(request.scope["state"]["correlation_id"])
+
+    async def refusing(command_id: UUID) -> Answer:
+        try:
+            answer = await run(command_id)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None or problem.status >= 500:
+                raise
+            # A refusal is an answer like any other, and kept like one.
+            answer = Answer(
+                status=problem.status, body=error_body(problem.message, correlation_id), headers=problem.headers
+            )
+        # Kept with it, since the body of a refusal names it.
+        return msgspec.structs.replace(answer, headers={**answer.headers, "X-Correlation-ID": correlation_id})
+
+    key = read_key(request.headers.get(HEADER))
+    asked = Asked(request.method, request.scope["path"], await request.body())
+    answer = await has.keys.once(scope, key, asked, has.clock(), refusing)
+    headers = dict(answer.headers)
+    if answer.set_cookie is not None:
+        headers["Set-Cookie"] = answer.set_cookie
+    return Response(answer.body, status_code=answer.status, headers=headers, media_type=JSON)
+
+
+def context_of(request: AnyRequest, actor: Actor, command_id: UUID, if_match: int | None = None) -> Context:
+    """The context of a command that this request gives."""
+    return Context(
+        actor=actor,
+        at=services(request).clock().astimezone(UTC),
+        command_id=command_id,
+        correlation_id=request.scope["state"]["correlation_id"],
+        via="http",
+        if_match=if_match,
+    )
+
+
+async def carry_out(
+    request: AnyRequest, command: Callable[[], Command], view: Callable[[Outcome], Made]
+) -> Response[Any]:
+    """Executes the viewer's command in a thread and answers what ``view`` makes of its outcome: the body, and the version
+    for its ETag. ``command`` is made there too, so it may ask the ledger."""
+    has = services(request)
+    actor = Actor("user", request.user.user_id)
+
+    def act(command_id: UUID) -> Answer:
+        if_match = expected_version(request.headers.get("if-match"))
+        outcome = execute(has.ledger, command(), context_of(request, actor, command_id, if_match))
+        made, version = view(outcome)
+        body = msgspec.json.encode(made)
+        # Nothing to change: then what the answer says is contained in all there is.
+        headers = {freshness.HEADER: str(outcome.position or has.ledger.head())}
+        if version is not None:
+            headers["ETag"] = etag(version, body)
+        return Answer(status=200, body=body, headers=headers)
+
+    return await answer_once(request, str(actor), lambda command_id: to_thread.run_sync(act, command_id))

@@ -1,0 +1,110 @@
+"""The application: every operation, the services behind them, and what holds for all of them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from importlib.metadata import version
+
+from anyio import to_thread
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+
+from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.domain.settings import Settings
+from modledger.http import (
+    authentication,
+    freshness,
+    health,
+    idempotency,
+    permissions,
+    profile,
+    punishment_search,
+    punishments,
+    sessions,
+    subscriptions,
+    users_me,
+)
+from modledger.http.edge import named_and_logged
+from modledger.http.endpoints import allowed_origins
+from modledger.http.errors import BODY_LIMIT, answer_error
+from modledger.http.openapi import openapi_config
+from modledger.http.reader import Coalesced, Reader
+from modledger.http.sealing import Sealing
+from modledger.http.services import Services, utc_now
+from modledger.projections import profile as profiles
+
+# Sessions, codes and kept answers: short statements, so few connections do.
+DESK_CONNECTIONS = 2
+# Commands wait for the ledger's next group commit in threads; the more that wait together, the more share one commit.
+COMMAND_THREADS = 64
+
+
+def create_app(
+    settings: Settings, *, conninfo: str, master_key: bytes, clock: Callable[[], datetime] = utc_now
+) -> Litestar:
+    """The application for one server process. It starts to use the database at ``conninfo`` when it is started, which
+    fails with LedgerUnavailable, NotMigrated or WrongMasterKey where the ledger cannot be opened; a database that goes away
+    later is answered with 503 until it is back."""
+
+    @asynccontextmanager
+    async def running(app: Litestar) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = COMMAND_THREADS
+        ledger = await to_thread.run_sync(
+            lambda: PostgresLedger(conninfo, master_key, connections=settings.write_connections)
+        )
+        reader = Reader(conninfo, settings.read_connections)
+        desk = Reader(conninfo, DESK_CONNECTIONS)
+        sealing = Sealing(master_key)
+        keys = idempotency.Keys(conninfo, desk, sealing)
+        app.state["services"] = Services(
+            settings=settings,
+            clock=clock,
+            started_at=clock(),
+            ledger=ledger,
+            reader=reader,
+            desk=desk,
+            viewers=Coalesced(reader, sessions.VIEWERS),
+            users=Coalesced(reader, sessions.USERS),
+            names=Coalesced(reader, profiles.BY_NAMES),
+            checkpoints=Coalesced(reader, freshness.CHECKPOINTS),
+            sealing=sealing,
+            keys=keys,
+        )
+        try:
+            yield
+        finally:
+            await keys.close()
+            await reader.close()
+            await desk.close()
+            await to_thread.run_sync(ledger.close)
+
+    origins = allowed_origins(settings)
+    app = Litestar(
+        route_handlers=[
+            *authentication.HANDLERS,
+            *health.HANDLERS,
+            *permissions.HANDLERS,
+            *profile.HANDLERS,
+            *punishment_search.HANDLERS,
+            *punishments.HANDLERS,
+            *subscriptions.HANDLERS,
+            *users_me.HANDLERS,
+        ],
+        lifespan=[running],
+        exception_handlers={Exception: answer_error},
+        request_max_body_size=BODY_LIMIT,
+        openapi_config=openapi_config(version("modledger")),
+        # The pages that may send commands may also read the answers.
+        cors_config=CORSConfig(
+            allow_origins=list(origins),
+            allow_credentials=True,
+            allow_methods=["GET", "POST"],
+            expose_headers=["ETag", "Retry-After", "X-Correlation-ID", freshness.HEADER, idempotency.REPLAYED],
+        )
+        if origins
+        else None,
+        # Ours is structlog, in edge.py and errors.py.
+        logging_config=None,
+    )
+    app.asgi_handler = named_and_logged(app.asgi_handler)
+    return app

@@ -1,0 +1,65 @@
+"""The outermost layer: names the request, puts the headers on that every answer bears, and logs it."""
+
+import time
+from uuid import uuid4
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from modledger.http.errors import JSON, error_body
+
+log = structlog.get_logger("modledger.http")
+
+_CORRELATION = b"x-correlation-id"
+
+
+def named_and_logged(app: ASGIApp) -> ASGIApp:
+    """``app`` with a correlation id for each request: in its state, in the log's context, and in the answer's headers
+    unless the answer is a repetition that bears its first one's."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.WEBSOCKET:
+            await app(scope, receive, send)
+            return
+        correlation_id = uuid4()
+        scope["state"]["correlation_id"] = correlation_id
+        began = time.perf_counter()
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = list(message["headers"])
+                if not any(name.lower() == _CORRELATION for name, _ in headers):
+                    headers.append((_CORRELATION, str(correlation_id).encode()))
+                headers.append((b"x-content-type-options", b"nosniff"))
+                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                    # Who may see what changes from one moment to the next.
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = headers
+            await send(message)
+
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(correlation_id=str(correlation_id))
+        try:
+            await app(scope, receive, send_named)
+        except Exception:
+            log.exception("unexpected error", path=scope["path"])
+            if status:
+                raise
+            await send_named(
+                {
+                    "type": "http.response.start",
+                    "status": 500,
+                    "headers": [(b"content-type", JSON.encode())],
+                }
+            )
+            body = error_body("Internal server error", str(correlation_id))
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+        finally:
+            took = round((time.perf_counter() - began) * 1000, 2)
+            log.info("request", method=scope["method"], path=scope["path"], status=status, took_ms=took)
+
+    return serve

@@ -1,0 +1,180 @@
+"""The two kinds of operation, ``read`` and ``command``: who is let in, the strict check, and what the documentation says.
+
+The order of refusals is the same everywhere: who (401), whether (403), then what (415, 413, 400), and only then the
+record (404, 409, 412).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from litestar import Request, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from modledger.domain.settings import Settings
+from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
+from modledger.http import parameters
+from modledger.http.errors import Problem
+from modledger.http.keys import authenticate_bot
+from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation
+from modledger.http.services import services
+from modledger.http.sessions import authenticate
+
+AnyRequest = Request[Any, Any, Any]
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is let in. ``level``: the least, of a session; ``restricted_too``: also somebody timed out or banned."""
+
+    who: Literal["session", "bot", "none"]
+    level: int = USER
+    restricted_too: bool = False
+
+
+NOBODY = Access(who="none")
+BOT = Access(who="bot")
+SESSION = Access(who="session")
+OWN = Access(who="session", restricted_too=True)
+STAFF = {level: Access(who="session", level=level) for level in (MODERATOR, ADMIN, OWNER)}
+
+_NEEDED = {MODERATOR: "Moderator access required", ADMIN: "Admin access required", OWNER: "Owner access required"}
+
+
+def read(
+    path: str,
+    *,
+    operation_id: str,
+    summary: str,
+    access: Access,
+    tag: str,
+    example: object,
+    errors: Mapping[int, str] | None = None,
+    tagged: bool = False,
+    own_503: bool = False,
+    start: Callable[[AnyRequest], None] | None = None,
+) -> HTTPRouteHandler:
+    """GET. ``start`` may put a query on its way before it is known who asks; ``tagged``: a single record with an ETag."""
+    statuses = {400: "unknown parameter: foo", **_who_statuses(access, "GET"), **_SERVER, **(errors or {})}
+    if tagged:
+        statuses[304] = ""
+    if own_503:
+        del statuses[503]
+    DOCUMENTED[operation_id] = Documented(
+        example=example,
+        errors=statuses,
+        security=access.who,
+        reads=access.who == "session",
+        tagged=tagged,
+        commands=False,
+        own_503=own_503,
+    )
+    return get(
+        path,
+        before_request=_admission(access, start),
+        operation_class=DocumentedOperation,
+        operation_id=operation_id,
+        summary=summary,
+        tags=[tag],
+    )
+
+
+def command(
+    path: str | list[str],
+    *,
+    operation_id: str,
+    summary: str,
+    access: Access,
+    tag: str,
+    example: object,
+    body_example: object = None,
+    errors: Mapping[int, str] | None = None,
+    tagged: bool = False,
+    on_ledger: bool = True,
+) -> HTTPRouteHandler:
+    """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event."""
+    statuses = {
+        400: "reason is required",
+        409: "Idempotency-Key was already used with another request",
+        415: "Content-Type must be application/json",
+        **_who_statuses(access, "POST"),
+        **_SERVER,
+        **(errors or {}),
+    }
+    if body_example is not None:
+        statuses[413] = "body must not be larger than 64 KiB"
+    DOCUMENTED[operation_id] = Documented(
+        example=example,
+        body_example=body_example,
+        errors=statuses,
+        security=access.who,
+        reads=False,
+        tagged=tagged,
+        commands=on_ledger,
+    )
+    return post(
+        path,
+        status_code=200,
+        before_request=_admission(access, None),
+        operation_class=DocumentedOperation,
+        operation_id=operation_id,
+        summary=summary,
+        tags=[tag],
+    )
+
+
+_SERVER = {500: "Internal server error", 503: "Database unavailable"}
+
+
+def _who_statuses(access: Access, method: str) -> dict[int, str]:
+    statuses = {} if access.who == "none" else {401: "Authentication required"}
+    if access.who == "bot":
+        statuses[403] = "Bot key required"
+    elif access.level > USER:
+        statuses[403] = _NEEDED[access.level]
+    elif access.who == "session" and not access.restricted_too:
+        statuses[403] = "Account restricted"
+    elif method == "POST":
+        statuses[403] = "Origin not allowed"
+    return statuses
+
+
+def _admission(access: Access, start: Callable[[AnyRequest], None] | None) -> Callable[[AnyRequest], Awaitable[None]]:
+    async def admit(request: AnyRequest) -> None:
+        if start is not None:
+            start(request)
+        match access.who:
+            case "session":
+                await authenticate(request, access.level, restricted_too=access.restricted_too)
+            case "bot":
+                await authenticate_bot(request)
+            case "none":
+                pass
+        if request.method == "POST" and access.who != "bot":
+            check_origin(request)
+        await parameters.check(request)
+
+    return admit
+
+
+def check_origin(request: AnyRequest) -> None:
+    """Against requests forged by another site's page (api.md §4): an Origin has to be on the list; without one, only a
+    request that says it is JSON passes, which no form can send.
+
+    Raises Problem 403 and 415.
+    """
+    origin = request.headers.get("origin")
+    if origin is None:
+        parameters.require_json(request)
+    elif origin not in allowed_origins(services(request).settings):
+        raise Problem(403, "Origin not allowed")
+
+
+def allowed_origins(settings: Settings) -> tuple[str, ...]:
+    """Pages that may send commands: those of the settings, and in development our own."""
+    if not settings.development:
+        return settings.allowed_origins
+    return (
+        *settings.allowed_origins,
+        f"http://127.0.0.1:{settings.port}",
+        f"http://localhost:{settings.port}",
+    )

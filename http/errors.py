@@ -1,0 +1,118 @@
+"""Every error answer: ``{"error": …, "correlation_id": …}``, whatever went wrong and wherever (api.md §1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import psycopg
+import psycopg_pool
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from modledger.domain import refusals
+from modledger.domain.ledger import LedgerUnavailable
+from modledger.http.views import ErrorView
+
+log = structlog.get_logger("modledger.http")
+
+JSON = "application/json"
+BODY_LIMIT = 64 * 1024
+RETRY_AFTER = {"Retry-After": "1"}
+
+_REFUSALS: tuple[tuple[type[refusals.Refused], int], ...] = (
+    (refusals.Invalid, 400),
+    (refusals.Forbidden, 403),
+    (refusals.NotFound, 404),
+    (refusals.Conflict, 409),
+    (refusals.Stale, 412),
+)
+
+_FRAMEWORK = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+    413: "body must not be larger than 64 KiB",
+    415: "Content-Type must be application/json",
+}
+
+
+class Problem(Exception):
+    """A request that is answered with an error; ``message`` goes to the caller as it is."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+class Unavailable(Exception):
+    """The database cannot be reached or does not answer in time (HTTP 503)."""
+
+
+def bad(message: str) -> Problem:
+    """400: the message names the first bad field."""
+    return Problem(400, message)
+
+
+def unauthenticated() -> Problem:
+    """401: no session, or none that is still good; the answer does not say which."""
+    return Problem(401, "Authentication required")
+
+
+def unavailable(message: str) -> Problem:
+    """503 with the advice to try again in a second."""
+    return Problem(503, message, RETRY_AFTER)
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """The answer that an exception stands for; None for one that nobody foresaw."""
+    match error:
+        case Problem():
+            return error
+        case refusals.Refused():
+            return Problem(next((status for kind, status in _REFUSALS if isinstance(error, kind)), 409), str(error))
+        # A lost connection surfaces as either of psycopg's two, wherever it is used without the reader.
+        case (
+            Unavailable()
+            | LedgerUnavailable()
+            | psycopg.OperationalError()
+            | psycopg.InterfaceError()
+            | psycopg_pool.PoolTimeout()
+        ):
+            return unavailable("Database unavailable")
+        case ValidationException():
+            return bad(_validation_message(error))
+        case HTTPException() if error.status_code in _FRAMEWORK:
+            return Problem(error.status_code, _FRAMEWORK[error.status_code], error.headers)
+    return None
+
+
+def _validation_message(error: ValidationException) -> str:
+    # Only reached by what our own checks let pass: the framework's first complaint, in its words.
+    first = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    return f"{first['key']} is not valid" if "key" in first else "Bad request"
+
+
+def error_body(message: str, correlation_id: str) -> bytes:
+    """The JSON of an error answer."""
+    return msgspec.json.encode(ErrorView(message, correlation_id))
+
+
+def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The one exception handler of the application. What nobody foresaw is logged whole and answered with 500 and
+    no detail."""
+    problem = problem_of(error)
+    if problem is None:
+        log.error("unexpected error", exc_info=error, path=request.scope["path"])
+        problem = Problem(500, "Internal server error")
+    elif problem.status == 503:
+        log.warning("unavailable", reason=problem.message, cause=repr(error))
+    correlation_id = str(request.scope["state"]["correlation_id"])
+    return Response(
+        error_body(problem.message, correlation_id),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type=JSON,
+    )

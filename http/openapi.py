@@ -1,0 +1,268 @@
+"""What /schema says: every operation with its id, summary, statuses, headers and an example; and the viewer of it.
+
+Types come from the handlers' signatures; what those cannot say stands in ``Documented``, beside each handler.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+import swagger_ui_bundle
+from litestar import MediaType, Response, Router, get
+from litestar.enums import ParamType
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    License,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
+    SecurityRequirement,
+    SecurityScheme,
+    Tag,
+)
+from litestar.openapi.spec.enums import OpenAPIFormat
+from litestar.params import FromPath
+
+from modledger.http import freshness, idempotency
+from modledger.http.errors import JSON, Problem
+from modledger.http.sessions import COOKIE
+
+_CORRELATION_ID = "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
+
+
+class Documented(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation's signature does not say. ``errors``: an example message for each status beyond 200; ``example`` the body
+    of a 200. ``reads`` and ``tagged`` say which conventions of api.md §1 hold."""
+
+    example: object
+    body_example: object = None
+    errors: Mapping[int, str]
+    security: Literal["session", "bot", "none"]
+    reads: bool
+    tagged: bool
+    commands: bool
+    # A 503 that bears the usual body instead of an error.
+    own_503: bool = False
+
+
+DOCUMENTED: dict[str, Documented] = {}
+
+
+@dataclass
+class DocumentedOperation(Operation):
+    """Litestar's description of an operation, completed from ``DOCUMENTED``."""
+
+    def __post_init__(self) -> None:
+        said = DOCUMENTED[cast("str", self.operation_id)]
+        answers = self.responses or {}
+        success = cast("OpenAPIResponse", answers["200"])
+        success.description = "Success"
+        content = (success.content or {})[JSON]
+        content.examples = {"example": Example(value=said.example)}
+        success.headers = {**_headers(said, 200)}
+        self.responses = {"200": success}
+        for status, message in sorted(said.errors.items()):
+            self.responses[str(status)] = _error(said, status, message)
+        if said.own_503:
+            self.responses["503"] = OpenAPIResponse(
+                description="Unhealthy: the database cannot be reached",
+                content={JSON: OpenAPIMediaType(schema=content.schema)},
+                headers=_headers(said, 503),
+            )
+        self.parameters = [*(self.parameters or []), *_header_parameters(said)] or None
+        self.security = {"session": [{"session": []}], "bot": [{"key": []}, {"bearer": []}], "none": [{}]}[
+            said.security
+        ]
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.content[JSON].examples = {"example": Example(value=said.body_example)}
+            self.request_body.required = True
+
+
+_SECURITY: Mapping[str, list[SecurityRequirement]] = {
+    "session": [{"session": []}],
+    "bot": [{"key": []}, {"bearer": []}],
+    "none": [{}],
+}
+
+
+def _error(said: Documented, status: int, message: str) -> OpenAPIResponse:
+    if status == 304:
+        return OpenAPIResponse(description="Not modified", headers=_headers(said, status))
+    example = {"error": message, "correlation_id": _CORRELATION_ID}
+    return OpenAPIResponse(
+        description=_STATUSES[status],
+        content={
+            JSON: OpenAPIMediaType(
+                schema=Reference(ref="#/components/schemas/Error"), examples={"example": Example(value=example)}
+            )
+        },
+        headers=_headers(said, status),
+    )
+
+
+_STATUSES = {
+    400: "The request is not valid; the message names the first bad field",
+    401: "No session or key that is good now",
+    403: "Not allowed; the message says what is needed",
+    404: "There is no such record",
+    409: "Not possible in the present state, or the Idempotency-Key was used with another request",
+    412: "The record has changed since the version in If-Match",
+    413: "The body is larger than 64 KiB",
+    415: "The body is not announced as JSON",
+    500: "Unexpected; the details are in the server's log under the correlation id",
+    503: "The database cannot be reached, or the answer would not be fresh enough",
+}
+
+
+def _header(kind: OpenAPIType, description: str, **more: Any) -> OpenAPIHeader:
+    return OpenAPIHeader(description=description, schema=Schema(type=kind, **more))
+
+
+def _headers(said: Documented, status: int) -> dict[str, OpenAPIHeader | Reference]:
+    headers: dict[str, OpenAPIHeader | Reference] = {
+        "X-Correlation-ID": _header(OpenAPIType.STRING, "Names the request in the log.", format=OpenAPIFormat.UUID)
+    }
+    if status in (200, 304) and said.tagged:
+        headers["ETag"] = _header(OpenAPIType.STRING, "The version of the record, and a hash of the body.")
+    if status == 200 and (said.reads or said.commands):
+        what = "The answer is at least as fresh as this." if said.reads else "Of the command's last event."
+        headers[freshness.HEADER] = _header(OpenAPIType.INTEGER, f"A position of the ledger. {what}")
+    if status == 503:
+        headers["Retry-After"] = _header(OpenAPIType.INTEGER, "Seconds.")
+    return headers
+
+
+def _header_parameters(said: Documented) -> list[Parameter | Reference]:
+    found: list[tuple[str, str, Schema]] = []
+    text = Schema(type=OpenAPIType.STRING)
+    if said.reads:
+        position = Schema(type=OpenAPIType.INTEGER, minimum=0)
+        found.append((freshness.HEADER, "The answer has to be at least as fresh as this position.", position))
+        if said.tagged:
+            found.append(("If-None-Match", "ETags that the caller has: 304 when one still holds.", text))
+    else:
+        key = Schema(type=OpenAPIType.STRING, min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
+        found.append((idempotency.HEADER, "Repetitions of a request under the same key get the first answer.", key))
+        if said.commands and 412 in said.errors:
+            found.append(("If-Match", "The ETag that the caller has seen: 412 when the record has changed.", text))
+    return [
+        Parameter(name=name, param_in=ParamType.HEADER, description=description, schema=schema, required=False)
+        for name, description, schema in found
+    ]
+
+
+def openapi_config(version: str) -> OpenAPIConfig:
+    """The document at /schema/openapi.json."""
+    return OpenAPIConfig(
+        title="modledger",
+        version=version,
+        description=(
+            "An event-sourced ledger of moderation, subscriptions and permissions. Timestamps are RFC 3339; Discord ids are"
+            " strings in answers and integers or strings of digits in requests; unknown parameters and fields are refused."
+        ),
+        license=License(name="Apache-2.0", identifier="Apache-2.0"),
+        path="/schema",
+        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        openapi_router=Router(
+            "/schema", route_handlers=[_page, _page_script, _favicon, _asset], include_in_schema=False
+        ),
+        components=Components(
+            schemas={
+                "Error": Schema(
+                    type=OpenAPIType.OBJECT,
+                    required=["error", "correlation_id"],
+                    properties={
+                        "error": Schema(type=OpenAPIType.STRING),
+                        "correlation_id": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.UUID),
+                    },
+                )
+            },
+            security_schemes={
+                "session": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
+                "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+                "bearer": SecurityScheme(type="http", scheme="bearer"),
+            },
+        ),
+        tags=[
+            Tag(name=name)
+            for name in ("Authentication", "Users", "Punishments", "Subscriptions", "Permissions", "Health")
+        ],
+    )
+
+
+# -- the viewer: swagger-ui's own files from its package, and a page of ours without any inline script
+
+_FILES: Path = swagger_ui_bundle.swagger_ui_path
+_ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+# swagger-ui sets style attributes and draws its icons from data: URLs; nothing comes from any other host.
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self';"
+    " font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HTML = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>modledger API</title>
+<link rel="icon" href="/schema/favicon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/schema/assets/swagger-ui.css">
+</head>
+<body>
+<div id="api"></div>
+<script src="/schema/assets/swagger-ui-bundle.js"></script>
+<script src="/schema/viewer.js"></script>
+</body>
+</html>
+"""
+_SCRIPT = """SwaggerUIBundle({
+  url: "/schema/openapi.json",
+  dom_id: "#api",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+});
+"""
+_ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+<rect width="16" height="16" rx="3" fill="#243b53"/>
+<path d="M4 4h8M4 8h8M4 12h5" stroke="#fff" stroke-width="1.6" stroke-linecap="round"/>
+</svg>
+"""
+
+
+@get("/", include_in_schema=False, sync_to_thread=False)
+def _page() -> Response[str]:
+    return Response(_HTML, media_type=MediaType.HTML, headers={"Content-Security-Policy": _CSP})
+
+
+@get("/viewer.js", include_in_schema=False, sync_to_thread=False)
+def _page_script() -> Response[str]:
+    return Response(_SCRIPT, media_type="text/javascript; charset=utf-8")
+
+
+@get("/favicon.svg", include_in_schema=False, sync_to_thread=False)
+def _favicon() -> Response[str]:
+    return Response(_ICON, media_type="image/svg+xml")
+
+
+@get("/assets/{name:str}", include_in_schema=False, sync_to_thread=True)
+def _asset(name: FromPath[str]) -> Response[bytes]:
+    kind = _ASSETS.get(name)
+    if kind is None:
+        raise Problem(404, "Not found")
+    return Response(
+        (_FILES / name).read_bytes(),
+        media_type=f"{kind}; charset=utf-8",
+        headers={"Cache-Control": "public, max-age=3600"},
+    )

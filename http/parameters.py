@@ -1,0 +1,297 @@
+"""The strict check of path, query and body, by the types that the handler declares, before the framework reads them.
+
+The framework alone would take the last of a repeated parameter, ignore an unknown one, and complain in words of its
+own. The rules come from the handler's signature, so what OpenAPI says and what is checked are the same.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar import Request
+from litestar.handlers import BaseRouteHandler
+from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParameter
+from msgspec import Meta
+
+from modledger.domain.facts import MAX_REASON
+from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad
+
+MAX_ID = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
+
+# The end of a request's path or query is echoed in messages and logs; nobody needs more of it than this.
+_ECHO = 64
+
+Kind = Literal["integer", "boolean", "moment", "text", "choice"]
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What one parameter or field may hold. ``low`` and ``high`` bound an integer's value or a text's length after
+    trimming; ``digits``: an integer may also come as a string of digits."""
+
+    name: str
+    kind: Kind
+    low: int | None = None
+    high: int | None = None
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    nullable: bool = False
+
+
+# -- the types of signatures
+
+_ID = "A Discord id."
+
+UserId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID)]
+GuildId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID)]
+PunishmentId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description="The id of a punishment.")]
+
+# Length counts after trimming, so the schema cannot give it as maxLength.
+Reason = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        pattern=r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+        description=f"1–{MAX_REASON} characters after trimming, no NUL.",
+        extra={"high": MAX_REASON},
+    ),
+]
+BodyId = Annotated[
+    int | str,
+    Meta(
+        description="A Discord id, 1 … 2^63−1: an integer or a string of digits.",
+        extra={"id": True},
+    ),
+]
+BodyMoment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset.")]
+
+
+# -- rules from signatures
+
+_rules: dict[int, tuple[dict[str, Rule], dict[str, Rule], list[Rule] | None]] = {}
+
+
+def rules_of(handler: BaseRouteHandler) -> tuple[dict[str, Rule], dict[str, Rule], list[Rule] | None]:
+    """The rules of a handler's path, query and body parameters; None for a handler without a body."""
+    known = _rules.get(id(handler.fn))
+    if known is None:
+        known = _rules[id(handler.fn)] = _read_rules(handler)
+    return known
+
+
+def _read_rules(handler: BaseRouteHandler) -> tuple[dict[str, Rule], dict[str, Rule], list[Rule] | None]:
+    path: dict[str, Rule] = {}
+    query: dict[str, Rule] = {}
+    body: list[Rule] | None = None
+    for name, field in handler.parsed_fn_signature.parameters.items():
+        definition = field.kwarg_definition
+        if isinstance(definition, BodyKwarg):
+            body = body_rules(field.annotation)
+        elif isinstance(definition, ParameterKwarg) and isinstance(definition, PathParameter | QueryParameter):
+            kind, choices = _kind_of(field.annotation)
+            rule = Rule(
+                name=definition.name or name,
+                kind=kind,
+                low=_integer_or_none(definition.ge if definition.ge is not None else definition.min_length),
+                high=_integer_or_none(definition.le if definition.le is not None else definition.max_length),
+                choices=choices,
+                required=field.is_required,
+            )
+            (path if isinstance(definition, PathParameter) else query)[rule.name] = rule
+    return path, query, body
+
+
+def _integer_or_none(bound: float | None) -> int | None:
+    return None if bound is None else int(bound)
+
+
+def _kind_of(annotation: Any) -> tuple[Kind, tuple[str, ...]]:
+    if get_origin(annotation) is Literal:
+        return "choice", tuple(str(choice) for choice in get_args(annotation))
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    if members and get_origin(annotation) is not Annotated:
+        return _kind_of(members[0])
+    kinds: dict[Any, Kind] = {int: "integer", bool: "boolean", datetime: "moment", str: "text"}
+    return kinds[annotation], ()
+
+
+def body_rules(struct: type) -> list[Rule]:
+    """The rules of a body's fields in the order of their declaration."""
+    described = msgspec.inspect.type_info(struct)
+    assert isinstance(described, msgspec.inspect.StructType)
+    return [_body_rule(field) for field in described.fields]
+
+
+def _body_rule(field: msgspec.inspect.Field) -> Rule:
+    extra: Mapping[str, Any] = {}
+    kind, nullable = field.type, False
+    if isinstance(kind, msgspec.inspect.Metadata):
+        extra, kind = kind.extra or {}, kind.type
+    if isinstance(kind, msgspec.inspect.UnionType):
+        members = [m for m in kind.types if not isinstance(m, msgspec.inspect.NoneType)]
+        nullable = len(members) < len(kind.types)
+        kind = members[0]
+        if isinstance(kind, msgspec.inspect.Metadata):
+            extra, kind = kind.extra or {}, kind.type
+        if isinstance(kind, msgspec.inspect.UnionType):
+            kind = kind.types[0]
+    name, required = field.encode_name, field.required
+    if extra.get("id"):
+        return Rule(
+            name=name, kind="integer", low=1, high=MAX_ID, choices=("digits",), required=required, nullable=nullable
+        )
+    match kind:
+        case msgspec.inspect.IntType(ge=low, le=high):
+            return Rule(name=name, kind="integer", low=low, high=high, required=required, nullable=nullable)
+        case msgspec.inspect.BoolType():
+            return Rule(name=name, kind="boolean", required=required, nullable=nullable)
+        case msgspec.inspect.DateTimeType():
+            return Rule(name=name, kind="moment", required=required, nullable=nullable)
+        case msgspec.inspect.StrType(min_length=low, max_length=high):
+            return Rule(
+                name=name, kind="text", low=low, high=extra.get("high", high), required=required, nullable=nullable
+            )
+    raise TypeError(f"no rule for a field of type {kind}")
+
+
+# -- the check
+
+
+async def check(request: Request[Any, Any, Any]) -> None:
+    """Raises Problem 415, 413 or 400, naming the first thing that is wrong with the request."""
+    path, query, body = rules_of(request.route_handler)
+    if body is not None:
+        require_json(request)
+        # Raises 413 beyond the application's limit.
+        check_body(await request.body(), body)
+    for name, rule in path.items():
+        check_text_value(rule, str(request.path_params[name]))
+    check_query(request.scope["query_string"], query)
+
+
+def require_json(request: Request[Any, Any, Any]) -> None:
+    """Raises Problem 415 unless the request says that its body is JSON, and 413 when it announces too much of it."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != JSON:
+        raise Problem(415, f"Content-Type must be {JSON}")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > BODY_LIMIT:
+        raise Problem(413, "body must not be larger than 64 KiB")
+
+
+def check_query(raw: bytes, rules: Mapping[str, Rule]) -> None:
+    """Raises Problem 400 for the first parameter that is unknown, repeated or not what its rule allows."""
+    if not raw:
+        return
+    try:
+        given = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=len(rules) + 16)
+    except ValueError:
+        raise bad("the query must be UTF-8 and hold no more parameters than there are") from None
+    seen: set[str] = set()
+    for name, value in given:
+        rule = rules.get(name)
+        if rule is None:
+            raise bad(f"unknown parameter: {name[:_ECHO]}")
+        if name in seen:
+            raise bad(f"{name} given more than once")
+        seen.add(name)
+        check_text_value(rule, value)
+
+
+def check_text_value(rule: Rule, value: str) -> None:
+    """Raises Problem 400 unless a value of path or query, which is text, is what the rule allows."""
+    match rule.kind:
+        case "integer":
+            # int() alone would take "+1", " 1", "1_000" and the digits of other scripts.
+            _check_range(rule, int(value) if re.fullmatch(r"-?[0-9]{1,40}", value) else None)
+        case "boolean":
+            if value.lower() not in ("true", "false", "1", "0"):
+                raise bad(f"{rule.name} must be true or false")
+        case "moment":
+            parse_moment(rule.name, value)
+        case "text":
+            _check_text(rule, value)
+        case "choice":
+            if value not in rule.choices:
+                raise bad(f"{rule.name} must be one of {', '.join(rule.choices)}")
+
+
+def _check_range(rule: Rule, number: int | None) -> None:
+    low, high = rule.low, rule.high
+    if number is not None and (low is None or number >= low) and number <= (MAX_INTEGER if high is None else high):
+        return
+    if low is not None and high is not None:
+        raise bad(f"{rule.name} must be between {low} and {high}")
+    if low is not None and (number is None or number < low):
+        raise bad(f"{rule.name} must be {low} or greater")
+    raise bad(f"{rule.name} must be an integer below 2^63")
+
+
+def parse_moment(name: str, value: str) -> datetime:
+    """The moment in UTC. Raises Problem 400 for anything but RFC 3339 with an offset."""
+    try:
+        moment = msgspec.convert(value, datetime)
+        if moment.tzinfo is None:
+            raise bad(f"{name} must have an offset such as Z")
+        return moment.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        raise bad(f"{name} must be a timestamp such as 2026-03-10T12:00:00Z") from None
+
+
+def _check_text(rule: Rule, value: str) -> None:
+    if "\x00" in value:
+        raise bad(f"{rule.name} must not contain a NUL character")
+    length = len(value.strip())
+    if (rule.low is not None and length < rule.low) or (rule.high is not None and length > rule.high):
+        if rule.high is None:
+            raise bad(f"{rule.name} must not be empty")
+        raise bad(f"{rule.name} must be between {rule.low or 0} and {rule.high} characters")
+
+
+def check_body(raw: bytes, rules: Iterable[Rule]) -> None:
+    """Raises Problem 400 for the first field, in the order of declaration, that is missing or wrong, then for one that
+    is not known."""
+    fields = decode_object(raw)
+    for rule in rules:
+        value = fields.pop(rule.name, msgspec.UNSET)
+        if value is msgspec.UNSET or (value is None and not rule.nullable):
+            if rule.required or value is None:
+                raise bad(f"{rule.name} is required")
+        elif value is not None:
+            _check_json_value(rule, value)
+    for name in fields:
+        raise bad(f"unknown field: {name[:_ECHO]}")
+
+
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a body. Raises Problem 400."""
+    try:
+        decoded = msgspec.json.decode(raw)
+    # Too deep a nesting is one more way not to be JSON of ours.
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise bad("body must be valid JSON") from None
+    if not isinstance(decoded, dict):
+        raise bad("body must be a JSON object")
+    return decoded
+
+
+def _check_json_value(rule: Rule, value: object) -> None:
+    match rule.kind:
+        case "integer":
+            if "digits" in rule.choices and isinstance(value, str):
+                check_text_value(rule, value)
+                return
+            # bool is an int to Python, and true is not a number to anybody else.
+            _check_range(rule, value if isinstance(value, int) and not isinstance(value, bool) else None)
+        case "boolean":
+            if not isinstance(value, bool):
+                raise bad(f"{rule.name} must be true or false")
+        case "moment":
+            parse_moment(rule.name, value if isinstance(value, str) else "")
+        case "text":
+            if not isinstance(value, str):
+                raise bad(f"{rule.name} must be a string")
+            _check_text(rule, value)

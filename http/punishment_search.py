@@ -1,0 +1,109 @@
+"""GET /v1/admin/punishments/search (api.md §5.2)."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from litestar import Response
+from litestar.params import QueryParameter
+
+from modledger.domain.subjects import ADMIN
+from modledger.http.answers import reply, required_position
+from modledger.http.endpoints import STAFF, AnyRequest, read
+from modledger.http.errors import bad
+from modledger.http.freshness import fresh, progress_of
+from modledger.http.parameters import MAX_ID
+from modledger.http.punishments import PUNISHMENT_EXAMPLE, punishment_view
+from modledger.http.services import services
+from modledger.http.views import PUNISHMENT_TYPES, PunishmentsView
+from modledger.projections.search import Page, Search, page, statement
+
+_Id = Annotated[int | None, QueryParameter(ge=1, le=MAX_ID, description="A Discord id.")]
+_Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
+_TYPE = "1 Warning, 2 Timeout, 3 Ban, 4 Guild Blacklist; or the name that answers bear, such as BAN."
+
+
+def punishment_type_of(text: str | None) -> int | None:
+    """The type from its number or name. Raises Problem 400."""
+    if text is None:
+        return None
+    if text in ("1", "2", "3", "4"):
+        return int(text)
+    if text.upper() not in PUNISHMENT_TYPES:
+        raise bad("punishment_type must be between 1 and 4")
+    return PUNISHMENT_TYPES[text.upper()]
+
+
+@read(
+    "/v1/admin/punishments/search",
+    operation_id="search_punishments",
+    summary="Search all punishments",
+    access=STAFF[ADMIN],
+    tag="Punishments",
+    example={"punishments": [PUNISHMENT_EXAMPLE], "total": 1, "limit": 25, "offset": 0},
+    errors={400: "limit must be between 1 and 100"},
+)
+async def search_punishments(
+    request: AnyRequest,
+    user_id: _Id = None,
+    guild_id: _Id = None,
+    issued_by: _Id = None,
+    punishment_type: Annotated[
+        str | None,
+        QueryParameter(
+            description=_TYPE,
+            pattern="^([1-4]|[Ww][Aa][Rr][Nn][Ii][Nn][Gg]|[Tt][Ii][Mm][Ee][Oo][Uu][Tt]|[Bb][Aa][Nn]|[Gg][Uu][Ii][Ll][Dd]_[Bb][Ll][Aa][Cc][Kk][Ll][Ii][Ss][Tt])$",
+        ),
+    ] = None,
+    active_only: Annotated[bool, QueryParameter(description="Only those that have not ended.")] = False,
+    created_after: Annotated[
+        datetime | None, QueryParameter(description="Only those issued after this moment.")
+    ] = None,
+    created_before: Annotated[
+        datetime | None, QueryParameter(description="Only those issued before this moment.")
+    ] = None,
+    sort: Annotated[_Sort, QueryParameter(description="- for descending; equal times follow the id.")] = "-created_at",
+    offset: Annotated[int, QueryParameter(ge=0, description="How many to pass over.")] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=100, description="How many to answer at most.")] = 25,
+    cursor: Annotated[
+        str | None, QueryParameter(description="next_cursor of the answer before; excludes offset.", max_length=512)
+    ] = None,
+) -> Response[PunishmentsView]:
+    has = services(request)
+    required = required_position(request)
+    if cursor is not None and "offset" in request.query_params:
+        raise bad("offset cannot be used together with cursor")
+    search = Search(
+        user_id=user_id,
+        guild_id=guild_id,
+        issued_by=issued_by,
+        type=punishment_type_of(punishment_type),
+        active_only=active_only,
+        sort=sort,
+        offset=offset,
+        limit=limit,
+        cursor=cursor,
+    )
+    now = has.clock()
+    try:
+        query, arguments = statement(search, now)
+    except ValueError as error:
+        raise bad(str(error)) from None
+
+    async def one_page() -> Page:
+        return page(search, await has.reader.fetch(query, *arguments))
+
+    found = await fresh(
+        one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")
+    )
+    view = PunishmentsView(
+        punishments=[punishment_view(row, now) for row in found.punishments],
+        total=found.total,
+        limit=limit,
+        offset=offset,
+        next_cursor=found.next_cursor or msgspec.UNSET,
+    )
+    return reply(request, view, found.position)
+
+
+HANDLERS = [search_punishments]

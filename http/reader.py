@@ -1,0 +1,227 @@
+"""Reads from PostgreSQL without a pool's bookkeeping: a few autocommit connections, and reads of one moment share a query.
+
+Round trips are the cost of a read (design §6), so point reads go through ``Coalesced``: keys that arrive together are
+answered by one statement with ``= any($1)``. Everything here belongs to one event loop.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from modledger.http.errors import Unavailable
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+Row = tuple[Any, ...]
+Cursor = psycopg.AsyncRawCursor[Row]
+
+STATEMENT_TIMEOUT_MS = 5_000
+CONNECT_TIMEOUT_S = 3
+# The server ends a slow statement itself; this ends the wait for a server that is gone without a word.
+ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_MS / 1000 + 2
+BATCH = 32
+
+
+class Reader:
+    """At most ``connections`` connections, opened when first needed and again when one broke.
+
+    Every method raises Unavailable when the database cannot be reached or does not answer in time.
+    """
+
+    def __init__(self, conninfo: str, connections: int) -> None:
+        self.size = connections
+        self._conninfo = conninfo
+        self._free = asyncio.Semaphore(connections)
+        self._idle: deque[Cursor] = deque()
+        self._busy: set[Cursor] = set()
+        self._closed = False
+
+    @property
+    def checked_out(self) -> int:
+        """Connections that are at work now."""
+        return len(self._busy)
+
+    @property
+    def opened(self) -> int:
+        """Connections that are open now."""
+        return len(self._busy) + len(self._idle)
+
+    async def close(self) -> None:
+        """Closes what is idle now, and each busy connection when it is given back."""
+        self._closed = True
+        await self._drop_idle()
+
+    async def fetch(self, query: str, *args: object) -> list[Row]:
+        """All rows of one query with ``$1`` placeholders, which must be one that only reads: see ``reading``."""
+        return await self.reading(lambda cursor: _rows(cursor, query, args))
+
+    async def reading(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
+        """What ``work`` answers, given a connection of its own in autocommit mode. Where the connection turns out to be
+        broken it is done once more on another one, so it must be work that only reads."""
+        try:
+            return await self._with_cursor(work)
+        except (psycopg.errors.QueryCanceled, TimeoutError) as error:
+            raise Unavailable(str(error)) from error
+        # FeatureNotSupported: "cached plan must not change result type", after a read table was replaced.
+        except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.FeatureNotSupported):
+            # The server may have restarted: then the other idle connections are dead too.
+            await self._drop_idle()
+        return await self._once(work)
+
+    async def write(self, query: str, *args: object) -> list[Row]:
+        """As ``fetch``, but sent once only."""
+        return await self._once(lambda cursor: _rows(cursor, query, args))
+
+    async def _once(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
+        try:
+            return await self._with_cursor(work)
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            await self._drop_idle()
+            raise Unavailable(str(error)) from error
+
+    async def _with_cursor(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
+        async with self._cursor() as cursor, asyncio.timeout(ANSWER_TIMEOUT_S):
+            return await work(cursor)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Cursor]:
+        """A cursor inside one transaction, committed at the end of the block and rolled back when it raises."""
+        try:
+            async with self._cursor() as cursor, asyncio.timeout(ANSWER_TIMEOUT_S):
+                await cursor.execute(b"begin")
+                try:
+                    yield cursor
+                except Exception:
+                    if not cursor.connection.closed:
+                        with suppress(psycopg.Error):
+                            await cursor.execute(b"rollback")
+                    raise
+                await cursor.execute(b"commit")
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            await self._drop_idle()
+            raise Unavailable(str(error)) from error
+
+    @asynccontextmanager
+    async def _cursor(self) -> AsyncIterator[Cursor]:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await self._free.acquire()
+        cursor: Cursor | None = None
+        try:
+            cursor = self._idle.pop() if self._idle else await self._connect()
+            self._busy.add(cursor)
+            try:
+                yield cursor
+            except asyncio.CancelledError:
+                # In the middle of a query: what the connection would answer next is not known.
+                await cursor.connection.close()
+                raise
+        finally:
+            if cursor is not None:
+                self._busy.discard(cursor)
+                if self._closed or cursor.connection.info.transaction_status is not TransactionStatus.IDLE:
+                    await cursor.connection.close()
+                else:
+                    self._idle.append(cursor)
+            self._free.release()
+
+    async def _connect(self) -> Cursor:
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo,
+            autocommit=True,
+            prepare_threshold=0,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="modledger http",
+        )
+        try:
+            # By a statement and not by the start-up's options, which a pooler before the server may refuse.
+            # UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
+            await connection.execute(
+                f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'".encode(), prepare=False
+            )
+        except BaseException:
+            await connection.close()
+            raise
+        return psycopg.AsyncRawCursor(connection)
+
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().connection.close()
+
+
+async def _rows(cursor: Cursor, query: str, args: Sequence[object]) -> list[Row]:
+    await cursor.execute(query.encode(), args)
+    return await cursor.fetchall() if cursor.description else []
+
+
+class Coalesced(Generic[K]):
+    """Point reads by key. The query takes an array of keys as ``$1`` and answers rows that begin with their key, one row
+    at most for each.
+
+    A key that waits for its query is shared by all who ask for it meanwhile; whoever asks after the query was sent
+    gets a new one, so no answer is older than its question. At most half of the reader's connections work for one
+    kind of read, and while they do, keys gather for the next query.
+    """
+
+    def __init__(self, reader: Reader, query: str) -> None:
+        self._reader = reader
+        self._query = query
+        self._waiting: dict[K, asyncio.Future[Row | None]] = {}
+        self._runs: set[asyncio.Task[None]] = set()
+        self._most_runs = max(1, reader.size // 2)
+        self._scheduled = False
+
+    async def load(self, key: K) -> Row | None:
+        """The row without its key, None where there is none. Raises Unavailable."""
+        # Shielded: one waiter that is cancelled must not cancel the others' answer.
+        return await asyncio.shield(self.start(key))
+
+    def start(self, key: K) -> "asyncio.Future[Row | None]":
+        """Puts the key on its way at once; the future is shared, so await it through ``asyncio.shield``."""
+        future = self._waiting.get(key)
+        if future is None:
+            loop = asyncio.get_running_loop()
+            future = self._waiting[key] = loop.create_future()
+            # Whoever waits learns of an exception; if nobody does any more, nobody has to.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if not self._scheduled and len(self._runs) < self._most_runs:
+                self._scheduled = True
+                # Not at once: the other requests of this turn of the loop come along.
+                loop.call_soon(self._start_run)
+        return future
+
+    def _start_run(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._runs) < self._most_runs:
+            taken = {key: self._waiting.pop(key) for key in list(self._waiting)[:BATCH]}
+            run = asyncio.get_running_loop().create_task(self._run(taken))
+            self._runs.add(run)
+            run.add_done_callback(self._end_run)
+
+    def _end_run(self, run: asyncio.Task[None]) -> None:
+        self._runs.discard(run)
+        self._start_run()
+
+    async def _run(self, taken: "dict[K, asyncio.Future[Row | None]]") -> None:
+        try:
+            rows = {row[0]: row[1:] for row in await self._reader.fetch(self._query, list(taken))}
+        except asyncio.CancelledError:
+            _fail(taken.values(), Unavailable("the read was cancelled"))
+            raise
+        except Exception as error:
+            _fail(taken.values(), error)
+            return
+        for key, future in taken.items():
+            if not future.done():
+                future.set_result(rows.get(key))
+
+
+def _fail(futures: "Iterable[asyncio.Future[Row | None]]", error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

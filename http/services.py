@@ -1,0 +1,45 @@
+"""What every handler works with: one of each for a server process, reached through the request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from litestar import Request
+
+from modledger.domain.ledger import Ledger
+from modledger.domain.settings import Settings
+from modledger.http.idempotency import Keys
+from modledger.http.reader import Coalesced, Reader
+from modledger.http.sealing import Sealing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """``reader`` reads the read tables, ``desk`` keeps sessions, log-in codes and idempotency keys. ``clock`` tells the
+    time of every rule; waiting for projectors and connections goes by the event loop's own."""
+
+    settings: Settings
+    clock: Callable[[], datetime]
+    started_at: datetime
+    ledger: Ledger
+    reader: Reader
+    desk: Reader
+    viewers: Coalesced[bytes]
+    users: Coalesced[int]
+    names: Coalesced[str]
+    checkpoints: Coalesced[str]
+    sealing: Sealing
+    keys: Keys
+
+
+def utc_now() -> datetime:
+    """The time of the machine."""
+    return datetime.now(UTC)
+
+
+def services(request: Request[Any, Any, Any]) -> Services:
+    """The services of the application that answers the request."""
+    found = request.app.state["services"]
+    assert isinstance(found, Services)
+    return found

@@ -1,0 +1,245 @@
+"""Sessions: the cookie, its token, and who stands behind it, read anew at every request (api.md §2 and §4)."""
+
+import hashlib
+import ipaddress
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import psycopg
+from litestar import Request
+from litestar.datastructures import Cookie
+
+from modledger.domain.rank import ACCESS
+from modledger.domain.settings import Settings
+from modledger.domain.subjects import ADMIN, USER
+from modledger.http.errors import Problem, unauthenticated
+from modledger.http.freshness import fresh, progress_of
+from modledger.http.reader import Row
+from modledger.http.services import Services, services
+from modledger.projections import profile as profiles
+
+COOKIE = "hsession"
+SUFFIX_LENGTH = 6
+# 32 bytes in URL-safe base64; anything longer was never given out by us.
+_LONGEST_TOKEN = 64
+_LONGEST_AGENT = 512
+_UNKNOWN_IP = "0.0.0.0"  # noqa: S104 - what history shows for a peer without an address, such as a Unix socket
+
+# $1 bytea[] of token hashes. Beside the session: the last position that the user wrote over HTTP (ledger_http_writes), the
+# last of the user's own stream (ledger_pkey), and the profile with its checkpoint in the same snapshot.
+# sessions_pkey, profiles_pkey, user_activity_pkey, projection_tracking_pkey
+VIEWERS = f"""
+    select s.token_hash, s.user_id, s.expires_at,
+        (select max(notification_id) from ledger where actor = 'user:' || s.user_id and via = 'http'),
+        (select notification_id from ledger where originator_id = 'user:' || s.user_id
+            order by originator_version desc limit 1),
+        (select notification_id from projection_tracking where application_name = 'profile'),
+        a.last_activity_at, {profiles.COLUMNS}
+    from sessions s
+    left join profiles p on p.user_id = s.user_id
+    left join user_activity a on a.user_id = s.user_id
+    where s.token_hash = any($1::bytea[])
+"""  # noqa: S608
+
+# $1 bigint[] of user ids: as above, without a session. ledger_pkey, profiles_pkey, user_activity_pkey
+USERS = f"""
+    select asked.key,
+        (select notification_id from ledger where originator_id = 'user:' || asked.key
+            order by originator_version desc limit 1),
+        (select notification_id from projection_tracking where application_name = 'profile'),
+        a.last_activity_at, {profiles.COLUMNS}
+    from unnest($1::bigint[]) as asked (key)
+    left join profiles p on p.user_id = asked.key
+    left join user_activity a on a.user_id = asked.key
+"""  # noqa: S608
+
+OPEN = """
+    insert into sessions (token_hash, user_id, token_suffix, created_at, expires_at, client_ip, user_agent)
+    values ($1, $2, $3, $4, $5, $6, $7)
+"""
+
+
+class Viewer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks. ``written`` is the last ledger position that this user wrote over HTTP, ``head`` the last of the user's own
+    stream; ``found`` the profile, at a position not below ``head``."""
+
+    user_id: int
+    token_hash: bytes
+    written: int
+    head: int
+    found: profiles.Found
+    restricted: bool
+
+    @property
+    def level(self) -> int:
+        """0 User … 3 Owner; a user without events has 0."""
+        return USER if self.found.profile is None else self.found.profile.level
+
+
+# -- tokens
+
+
+def hash_of(token: str) -> bytes:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
+
+
+def lifetime(level: int) -> timedelta:
+    """1 day from Admin on, else 30 days; fixed at log-in (api.md §4)."""
+    return timedelta(days=1) if level >= ADMIN else timedelta(days=30)
+
+
+def new_session(
+    user_id: int, level: int, now: datetime, client_ip: str | None, user_agent: str | None
+) -> tuple[str, tuple[object, ...]]:
+    """A new token of 256 bits, and the values of ``OPEN`` for it."""
+    token = secrets.token_urlsafe(32)
+    values = (
+        hash_of(token),
+        user_id,
+        token[-SUFFIX_LENGTH:],
+        now,
+        now + lifetime(level),
+        client_ip,
+        None if user_agent is None else user_agent[:_LONGEST_AGENT],
+    )
+    return token, values
+
+
+def open_session(
+    conn: psycopg.Connection[Any],
+    user_id: int,
+    level: int,
+    now: datetime,
+    client_ip: str | None = None,
+    user_agent: str | None = None,
+) -> str:
+    """Logs a user in without a code and answers the token: for the command line, whose operator needs none. Commits
+    when ``conn`` is in autocommit mode. Raises psycopg.Error."""
+    token, values = new_session(user_id, level, now, client_ip, user_agent)
+    psycopg.RawCursor(conn).execute(OPEN.encode(), values)
+    return token
+
+
+def cookie(token: str, level: int, settings: Settings) -> Cookie:
+    """The cookie of a new session (api.md §4)."""
+    return _cookie(token, int(lifetime(level).total_seconds()), settings)
+
+
+def removal(settings: Settings) -> Cookie:
+    """The cookie that makes a browser forget the session."""
+    return _cookie("", 0, settings)
+
+
+def _cookie(value: str, max_age: int, settings: Settings) -> Cookie:
+    return Cookie(
+        key=COOKIE,
+        value=value,
+        path="/",
+        domain=settings.cookie_domain,
+        max_age=max_age,
+        httponly=True,
+        secure=not settings.development,
+        samesite="lax" if settings.development else "none",
+    )
+
+
+# -- who is asking
+
+
+def token_of(request: Request[Any, Any, Any]) -> str | None:
+    """The token in the request's cookie, None where there is none that could be ours."""
+    token = request.cookies.get(COOKIE)
+    return token if token and len(token) <= _LONGEST_TOKEN else None
+
+
+def client_ip(request: Request[Any, Any, Any]) -> str | None:
+    """The address of the peer; None for one without, such as a Unix socket."""
+    try:
+        return str(ipaddress.ip_address(request.client.host)) if request.client else None
+    except ValueError:
+        return None
+
+
+def client_ip_or_unknown(request: Request[Any, Any, Any]) -> str:
+    """As ``client_ip``, with 0.0.0.0 for none."""
+    return client_ip(request) or _UNKNOWN_IP
+
+
+def user_agent(request: Request[Any, Any, Any]) -> str:
+    """What the client calls itself, cut to 512 characters."""
+    return request.headers.get("user-agent", "").replace("\x00", "")[:_LONGEST_AGENT]
+
+
+async def authenticate(request: Request[Any, Any, Any], level: int, *, restricted_too: bool) -> Viewer:
+    """The viewer behind the request's cookie.
+
+    Raises Problem 401 without a session that is good now, 403 for a restricted viewer (unless ``restricted_too``), 403
+    below ``level``, and 503 when the profile is behind the viewer's own stream for 2 seconds.
+    """
+    token = token_of(request)
+    if token is None:
+        raise unauthenticated()
+    viewer = await _viewer(services(request), hash_of(token))
+    if viewer is None:
+        raise unauthenticated()
+    if viewer.restricted and not restricted_too:
+        raise Problem(403, "Account restricted")
+    if viewer.level < level:
+        raise Problem(403, ACCESS[level])
+    request.scope["user"] = viewer
+    return viewer
+
+
+async def _viewer(has: Services, token_hash: bytes) -> Viewer | None:
+    now = has.clock()
+
+    async def read() -> Viewer | None:
+        row = await has.viewers.load(token_hash)
+        return None if row is None or row[1] <= now else _viewer_of(token_hash, row, now)
+
+    # A level that was taken away or a ban is in force at the next request, however far behind the projector is.
+    return await fresh(
+        read,
+        lambda viewer: 0 if viewer is None else viewer.found.position,
+        lambda viewer: 0 if viewer is None else viewer.head,
+        progress_of(has.checkpoints, "profile"),
+    )
+
+
+def _viewer_of(token_hash: bytes, row: Row, now: datetime) -> Viewer:
+    user_id, _, written, head, *rest = row
+    found = profiles.found((user_id, *rest))
+    return Viewer(
+        user_id=user_id,
+        token_hash=token_hash,
+        written=written or 0,
+        head=head or 0,
+        found=found,
+        restricted=found.profile is not None and profiles.state(found.profile, now) != 0,
+    )
+
+
+async def current_user(has: Services, user_id: int, required: int = 0) -> profiles.Found:
+    """A user's profile, as fresh as the user's own stream and the position required. Raises Problem 503 after 2 seconds
+    behind them."""
+
+    async def read() -> tuple[int, profiles.Found]:
+        row = await has.users.load(user_id)
+        assert row is not None
+        return max(row[0] or 0, required), profiles.found((user_id, *row[1:]))
+
+    _, found = await fresh(
+        read, lambda both: both[1].position, lambda both: both[0], progress_of(has.checkpoints, "profile")
+    )
+    return found
+
+
+async def current_found(request: Request[Any, Any, Any], required: int) -> profiles.Found:
+    """The profile of the request's viewer, at that position or later. Raises Problem 503 after 2 seconds below it."""
+    viewer: Viewer = request.user
+    if viewer.found.position >= required:
+        return viewer.found
+    return await current_user(services(request), viewer.user_id, required)

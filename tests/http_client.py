@@ -1,0 +1,139 @@
+"""The application on a real database, driven over its whole stack, and the world that its tests begin in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from httpx import Response
+from litestar.testing import TestClient
+
+from modledger.domain import commands
+from modledger.domain.commands import Command, Context
+from modledger.domain.envelope import OPERATOR, SYSTEM, Actor, Via
+from modledger.domain.execute import Outcome, execute
+from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.domain.settings import Settings
+from modledger.http.app import create_app
+from modledger.http.keys import create_key
+from modledger.http.sessions import COOKIE, open_session
+from modledger.projections.catalog import PROJECTORS
+from modledger.projections.projector import advance
+
+MASTER_KEY = bytes(range(32))
+NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+SETTINGS = Settings(allowed_origins=("https://panel.example.org",), read_connections=4, write_connections=6)
+
+OWNER, ADMIN, OTHER_ADMIN, MODERATOR, OTHER_MODERATOR, USER, OTHER_USER = 1, 2, 22, 3, 33, 4, 44
+EXAMPLE_USER = 123456789012345678
+GUILD, UNKNOWN = 876543210987654321, 999
+LEVELS = {OWNER: 3, ADMIN: 2, OTHER_ADMIN: 2, MODERATOR: 1, OTHER_MODERATOR: 1, USER: 0, OTHER_USER: 0}
+NAMES = {1: "owner", 2: "admin", 22: "otheradmin", 3: "moderator", 33: "othermoderator", 4: "user", 44: "otheruser"}
+
+AVATAR = "https://cdn.discordapp.com/avatars/123456789012345678/abc.png"
+
+
+class World:
+    """One application, its ledger and database, and a clock that a test sets. Reads are caught up before each request
+    unless ``catching_up`` is switched off."""
+
+    def __init__(self, database: str, ledger: PostgresLedger) -> None:
+        self.database = database
+        self.ledger = ledger
+        self.now = NOW
+        self.catching_up = True
+        self.connection = psycopg.connect(database, autocommit=True)
+        self.cookies: dict[int, str] = {}
+        self.client: TestClient[Any]
+
+    def catch_up(self, *names: str) -> None:
+        """Runs the named projectors, or all, to the ledger's end."""
+        for projector in PROJECTORS:
+            if not names or projector.name in names:
+                while advance(self.connection, projector, self.ledger, 1000).more:
+                    pass
+
+    def act(
+        self,
+        command: Command,
+        actor: Actor = OPERATOR,
+        at: datetime | None = None,
+        via: Via = "cli",
+    ) -> Outcome:
+        """Carries out a command without HTTP."""
+        context = Context(actor=actor, at=at or self.now, command_id=uuid4(), correlation_id=uuid4(), via=via)
+        return execute(self.ledger, command, context)
+
+    def register(self, user_id: int, name: str, level: int = 0, at: datetime | None = None) -> None:
+        self.act(commands.RegisterUser(user_id=user_id, username=name), SYSTEM, at)
+        if level:
+            self.act(commands.ChangePermission(user_id=user_id, level=level, reason="staff"), at=at)
+
+    def token(self, user_id: int, level: int | None = None) -> str:
+        """A session's token; the same one for each user."""
+        if user_id not in self.cookies:
+            known = LEVELS.get(user_id, 0) if level is None else level
+            self.cookies[user_id] = open_session(self.connection, user_id, known, self.now)
+        return self.cookies[user_id]
+
+    def send(
+        self, method: str, path: str, user: int | None = None, *, headers: dict[str, str] | None = None, **more: Any
+    ) -> Response:
+        """One request, with the session of ``user``."""
+        if self.catching_up:
+            self.catch_up()
+        headers = dict(headers or {})
+        if user is not None:
+            headers["Cookie"] = f"{COOKIE}={self.token(user)}"
+        # The client keeps no cookies: a test says who asks.
+        self.client.cookies.clear()
+        response = self.client.request(method, path, headers=headers, **more)
+        assert response.headers["X-Correlation-ID"]
+        return response
+
+    def get(self, path: str, user: int | None = None, **more: Any) -> Response:
+        return self.send("GET", path, user, **more)
+
+    def post(self, path: str, user: int | None = None, json: Any = None, **more: Any) -> Response:
+        if json is not None:
+            more["json"] = json
+        else:
+            more["headers"] = {"Content-Type": "application/json", **more.get("headers", {})}
+        return self.send("POST", path, user, **more)
+
+    def bot_key(self, bot_id: int = 5000) -> str:
+        return create_key(self.connection, "bot", bot_id, self.now)
+
+    def query(self, query: str, *args: object) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query.encode(), args).fetchall()
+
+    def later(self, **by: float) -> datetime:
+        return self.now + timedelta(**by)
+
+
+@contextmanager
+def started(world: World, settings: Settings = SETTINGS) -> Iterator[World]:
+    """The world with an application that runs."""
+    app = create_app(settings, conninfo=world.database, master_key=MASTER_KEY, clock=lambda: world.now)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        world.client = client
+        yield world
+
+
+def people(world: World) -> None:
+    """One user for each role, and two of some."""
+    for user_id, level in LEVELS.items():
+        world.register(user_id, NAMES[user_id], level, NOW - timedelta(days=30))
+
+
+def error_of(response: Response, status: int) -> str:
+    """The message of an error answer, whose shape is checked."""
+    assert response.status_code == status, (response.status_code, response.text)
+    assert response.headers["content-type"].partition(";")[0] == "application/json"
+    body = response.json()
+    assert list(body) == ["error", "correlation_id"]
+    assert body["correlation_id"] == response.headers["X-Correlation-ID"]
+    return str(body["error"])
+
