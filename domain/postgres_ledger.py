@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
-from eventsourcing.persistence import InfrastructureFactory, StoredEvent, TrackingRecorder
+from eventsourcing.persistence import InfrastructureFactory, PersistenceError, StoredEvent, TrackingRecorder
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore, PostgresFactory
 from eventsourcing.utils import Environment
 from psycopg.conninfo import conninfo_to_dict
@@ -286,25 +286,26 @@ class PostgresLedger(RecorderLedger):
         parameters = {"connect_timeout": int(PATIENCE), "tcp_user_timeout": int(PATIENCE * 1000), **parameters}
         schema = _enter_installation(parameters, master)
         self._conninfo = parameters
-        super().__init__(
-            master,
-            {
-                # The library wants the first four; its pool takes them from the conninfo.
-                "POSTGRES_DBNAME": "",
-                "POSTGRES_HOST": "",
-                "POSTGRES_USER": "",
-                "POSTGRES_PASSWORD": "",
-                "POSTGRES_CONNECT_TIMEOUT": str(int(PATIENCE)),
-                "POSTGRES_POOL_SIZE": "1",
-                "POSTGRES_MAX_OVERFLOW": str(connections - 1),
-                "POSTGRES_SCHEMA": schema,
-                "ORIGINATOR_ID_TYPE": "text",
-                "CREATE_TABLE": "n",
-            },
-        )
         self._unannounced = False
         self._appended = Event()
         self._announcer = Thread(target=self._announce, name="ledger-notify", daemon=True)
+        environment = {
+            # The library wants the first four; its pool takes them from the conninfo.
+            "POSTGRES_DBNAME": "",
+            "POSTGRES_HOST": "",
+            "POSTGRES_USER": "",
+            "POSTGRES_PASSWORD": "",
+            "POSTGRES_CONNECT_TIMEOUT": str(int(PATIENCE)),
+            "POSTGRES_POOL_SIZE": "1",
+            "POSTGRES_MAX_OVERFLOW": str(connections - 1),
+            "POSTGRES_SCHEMA": schema,
+            "ORIGINATOR_ID_TYPE": "text",
+            "CREATE_TABLE": "n",
+        }
+        try:
+            super().__init__(master, environment)
+        except PersistenceError as error:
+            raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
         self._announcer.start()
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory[TrackingRecorder]:
@@ -315,7 +316,8 @@ class PostgresLedger(RecorderLedger):
         if not self.closing.is_set():
             self.closing.set()
             self._appended.set()
-            self._announcer.join(PATIENCE)
+            if self._announcer.is_alive():
+                self._announcer.join(PATIENCE)
             self.factory.close()
 
     def append(self, append: Append) -> Appended:

@@ -11,6 +11,7 @@ from time import sleep
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from modledger.domain.events import ERASED, SubjectErased, UserWarned
 from modledger.domain.ledger import LedgerUnavailable, VersionConflict
@@ -111,6 +112,14 @@ def test_variables_that_the_library_reads_elsewhere_do_not_reach_the_ledger(
     monkeypatch.setenv("COMPRESSOR_TOPIC", "zlib")
     with PostgresLedger(database, MASTER_KEY) as ledger:
         assert warnings(ledger, "user:1", 1, 1) == ledger.read(0, 1)
+
+
+def test_the_conninfo_may_be_key_words_with_options_of_its_own(database: str) -> None:
+    conninfo = make_conninfo(database, application_name="a name", options="-c lock_timeout=4321 -c search_path=public")
+    with PostgresLedger(conninfo, MASTER_KEY) as ledger, psycopg.connect(database) as watcher:
+        warnings(ledger, "user:1", 1, 1)
+        names = watcher.execute("select application_name from pg_stat_activity where query like '%ledger%'").fetchall()
+        assert ("a name",) in names
 
 
 def test_an_erasure_by_one_process_holds_at_once_in_another(database: str, ledger: PostgresLedger) -> None:
