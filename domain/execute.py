@@ -79,20 +79,20 @@ def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> l
     LedgerUnavailable, and then nothing of the batch was appended, or all of it.
     """
     while True:
-        known = ledger.known_commands([context.command_id for _, context in items])
         states: dict[str, State] = {}
         missing = {stream for command, context in items for stream in needed(command, context, states)}
         while missing:
             for stream, history in ledger.load(sorted(missing)).items():
                 states[stream] = fold(subject_of(stream), history)
             missing = {s for command, context in items for s in needed(command, context, states)} - states.keys()
+        # After the load: a command whose events it brought must be recognised and not decided a second time.
+        known = ledger.known_commands([context.command_id for _, context in items])
         decisions: list[Decision] = []
         appends: list[Append] = []
         for command, context in items:
             if context.command_id in known:
                 decisions.append(Decision(duplicate=True))
                 continue
-            known.add(context.command_id)
             if missing := needed(command, context, states) - states.keys():
                 for stream, history in ledger.load(sorted(missing)).items():
                     states[stream] = fold(subject_of(stream), history)
@@ -105,6 +105,7 @@ def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> l
             for event in append.events:
                 evolve(states[event.stream], event)
             if append.events:
+                known.add(context.command_id)
                 appends.append(append)
             decisions.append(Decision(events=append.events))
         try:
@@ -147,9 +148,7 @@ def _append(command: Command, context: Context, decided: Sequence[Decided], stat
     return Append(
         command_id=context.command_id,
         events=new,
-        expected={
-            stream: read.version for stream, read in states.items() if stream in needed(command, context, states)
-        },
+        expected={stream: states[stream].version for stream in needed(command, context, states) & states.keys()},
         erase=(str(target),) if isinstance(command, EraseSubject) else (),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from unicodedata import category
 
 import msgspec
 
@@ -117,6 +118,12 @@ def display_name(field: str, text: str, least: int, most: int) -> str:
     trimmed = text.strip()
     if not least <= len(trimmed) <= most:
         raise Invalid(f"{field} must be between {least} and {most} characters")
-    if not trimmed.isprintable():
+    if has_control_characters(trimmed):
         raise Invalid(f"{field} must not contain control characters")
     return trimmed
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a NUL, a line break or the like stands in it. Not ``isprintable``: that also refuses joined emoji, the
+    ideographic space and every character younger than this Python."""
+    return any(category(character) == "Cc" for character in text)

@@ -2,7 +2,7 @@
 
 from modledger.domain import commands, events
 from modledger.domain.envelope import Subject
-from modledger.domain.facts import Decided, Facts, display_name
+from modledger.domain.facts import Decided, Facts, display_name, has_control_characters
 from modledger.domain.refusals import Conflict, Forbidden, Invalid, NotFound
 from modledger.domain.subjects import ADMIN, State
 
@@ -42,7 +42,7 @@ def change_user_prefix(command: commands.ChangeUserPrefix, facts: Facts) -> list
     user = facts.user(command.user_id)
     facts.require_known(Subject("user", command.user_id))
     facts.require_version(user.version)
-    prefix = _prefix(command.prefix)
+    prefix = prefix_of(command.prefix)
     return [] if prefix == user.prefix else [Decided(events.UserPrefixChanged(old_prefix=user.prefix, prefix=prefix))]
 
 
@@ -91,15 +91,16 @@ def change_guild_prefix(command: commands.ChangeGuildPrefix, facts: Facts) -> li
     if facts.context.actor.kind != "operator" and (actor is None or actor.id != guild.owner_id):
         raise Forbidden("Only the guild's owner may change its prefix")
     facts.require_version(guild.version)
-    prefix = _prefix(command.prefix)
+    prefix = prefix_of(command.prefix)
     if prefix == guild.prefix:
         return []
     return [Decided(events.GuildPrefixChanged(old_prefix=guild.prefix, prefix=prefix))]
 
 
 def register_bot(command: commands.RegisterBot, facts: Facts) -> list[Decided]:
-    """An Admin who may act on the owner registers a bot."""
+    """An Admin who may act on the owner registers a bot; after an erasure, on the owner that it had as well."""
     facts.authorise(Subject("user", command.owner_id), ADMIN)
+    facts.authorise(Subject("bot", command.bot_id), ADMIN)
     _require_unregistered(facts.bot(command.bot_id), "Bot")
     name = display_name("name", command.name, 2, 32)
     if not 1 <= command.rate_limit_per_hour <= 100_000:
@@ -141,10 +142,11 @@ def _require_unregistered(state: State, what: str) -> None:
         raise Conflict(f"{what} {state.id} is already registered")
 
 
-def _prefix(text: str) -> str:
+def prefix_of(text: str) -> str:
+    """A prefix as it is given: 1–5 characters, no white space (api.md §4); raises Invalid."""
     if not 1 <= len(text) <= 5:
         raise Invalid("prefix must be between 1 and 5 characters")
-    if any(character.isspace() or not character.isprintable() for character in text):
+    if any(character.isspace() for character in text) or has_control_characters(text):
         raise Invalid("prefix must not contain white space")
     return text
 

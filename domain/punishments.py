@@ -130,7 +130,7 @@ def _require_staff(facts: Facts) -> None:
     """First of all, so that nobody below learns which punishments exist."""
     actor = facts.actor
     if actor is None:
-        if facts.context.actor.kind == "bot":
+        if facts.context.actor.kind not in ("system", "operator"):
             raise Forbidden("This needs a user's session")
         return
     require_unrestricted(actor, facts.context.at)

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from modledger.domain import commands, events
-from modledger.domain.envelope import Subject
+from modledger.domain.envelope import SYSTEM, Subject
 from modledger.domain.facts import Decided, Facts, reason
 from modledger.domain.refusals import Conflict, Forbidden, Invalid
 from modledger.domain.subjects import ADMIN, BASIC, LIFETIME, PREMIUM, TRIAL, Account
@@ -86,7 +86,7 @@ def _unrecorded_end(account: Account, at: datetime) -> list[Decided]:
     """A tier that ran out before the clock worker came by: its end goes into the ledger before what follows."""
     if account.tier == BASIC or account.tier_until is None or account.tier_until > at:
         return []
-    return [Decided(events.SubscriptionEnded(old_tier=account.tier), at=account.tier_until)]
+    return [Decided(events.SubscriptionEnded(old_tier=account.tier), at=account.tier_until, actor=SYSTEM)]
 
 
 def _after(start: datetime, days: int) -> datetime:
