@@ -1,0 +1,326 @@
+"""Who users, guilds and bots are: register, rename, avatar, prefix, owner, and erasure."""
+
+from typing import Any
+
+import pytest
+
+from modledger.domain import commands, events
+from modledger.domain.commands import Command
+from modledger.domain.envelope import OPERATOR, SYSTEM, Actor, Subject
+from modledger.domain.refusals import Conflict, Forbidden, Invalid, NotFound, Stale
+from tests.scenario import (
+    ADMIN,
+    BOT,
+    MODERATOR,
+    NOBODY,
+    OWNER,
+    Happened,
+    bot,
+    given,
+    guild,
+    happened,
+    has_level,
+    is_banned,
+    is_bot,
+    is_guild,
+    user,
+)
+
+REGISTERED = happened(user(1), events.UserRegistered(username="ann", avatar_url="https://a/1.png"))
+GUILD, FERRY = is_guild(200, owner_id=1), is_bot(300, owner_id=1)
+NAMES = ["x", "日本　サーバー", "👩\u200d👩\u200d👧", "a\u00a0b", "مرحبا", "\U0001fae8"]
+
+
+def erased(subject: Subject) -> Happened:
+    return happened(subject, events.SubjectErased(reason="asked for"))
+
+
+# -- users
+
+
+@pytest.mark.parametrize("actor", [BOT, SYSTEM, OPERATOR], ids=str)
+def test_a_user_is_registered_by_a_bot_the_system_or_the_operator(actor: Actor) -> None:
+    command = commands.RegisterUser(user_id=1, username=" ann ", avatar_url="https://a/1.png")
+    given(has_level(1, 2)).when(command, by=actor).then(
+        events.UserRegistered(username="ann", avatar_url="https://a/1.png")
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.RegisterUser(user_id=2, username="bea"),
+        commands.UpdateUser(user_id=1, username="bea"),
+        commands.RegisterGuild(guild_id=201, name="Pier"),
+    ],
+    ids=lambda command: type(command).__name__,
+)
+def test_no_person_brings_what_bots_report(command: Command) -> None:
+    for actor in (OWNER, NOBODY, Actor("user", 1)):
+        given(REGISTERED).when(command, by=actor).then_refused(Forbidden, "Only a bot brings this")
+
+
+def test_a_registered_user_is_not_registered_again_until_erased() -> None:
+    command = commands.RegisterUser(user_id=1, username="ann")
+    given(REGISTERED).when(command, by=BOT).then_refused(Conflict, "User 1 is already registered")
+    given(REGISTERED, erased(user(1))).when(command, by=BOT).then(events.UserRegistered(username="ann"))
+
+
+def test_an_update_brings_only_what_changed_with_old_and_new_values() -> None:
+    scenario = given(REGISTERED)
+    both = commands.UpdateUser(user_id=1, username="bea", avatar_url="https://a/2.png")
+    scenario.when(both, by=BOT).then(
+        events.UserRenamed(old_username="ann", username="bea"),
+        events.UserAvatarChanged(old_avatar_url="https://a/1.png", avatar_url="https://a/2.png"),
+    )
+    same = commands.UpdateUser(user_id=1, username=" ann", avatar_url="https://a/1.png")
+    scenario.when(same, by=BOT).then_nothing()
+    scenario.when(commands.UpdateUser(user_id=1), by=BOT).then_nothing()
+
+
+def test_an_update_registers_nobody() -> None:
+    command = commands.UpdateUser(user_id=1, username="bea")
+    for scenario in (given(), given(is_banned(1)), given(REGISTERED, erased(user(1)))):
+        scenario.when(command, by=BOT).then_refused(NotFound, "User not found")
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "javascript:alert(1)", "", "https://a/" + "x" * 2048, "https://a/\n"])
+def test_an_avatar_is_an_http_address_of_bounded_length(url: str) -> None:
+    message = "avatar_url must be an http or https URL of at most 2048 characters"
+    for command in (
+        commands.RegisterUser(user_id=2, username="bea", avatar_url=url),
+        commands.UpdateUser(user_id=1, avatar_url=url),
+        commands.RegisterGuild(guild_id=201, name="Pier", avatar_url=url),
+        commands.RegisterBot(bot_id=301, name="Barge", owner_id=1, avatar_url=url),
+    ):
+        given(REGISTERED).when(command, by=OPERATOR).then_refused(Invalid, message)
+
+
+# -- names
+
+LENGTHS: list[tuple[Any, str, int, int]] = [
+    (lambda name: commands.RegisterUser(user_id=2, username=name), "username", 1, 64),
+    (lambda name: commands.UpdateUser(user_id=1, username=name), "username", 1, 64),
+    (lambda name: commands.RegisterGuild(guild_id=201, name=name), "name", 1, 100),
+    (lambda name: commands.RenameGuild(guild_id=200, name=name), "name", 1, 100),
+    (lambda name: commands.RegisterBot(bot_id=301, name=name, owner_id=1), "name", 2, 32),
+    (lambda name: commands.RenameBot(bot_id=300, name=name), "name", 2, 32),
+]
+
+
+@pytest.mark.parametrize(("command", "field", "least", "most"), LENGTHS)
+def test_a_name_has_its_length_and_no_control_characters(command: Any, field: str, least: int, most: int) -> None:
+    scenario = given(REGISTERED, GUILD, FERRY)
+    for length in (least, most):
+        assert scenario.when(command(f" {'x' * length} "), by=OPERATOR).refused is None
+    for text in ("", " " * 10, "x" * (least - 1), "x" * (most + 1)):
+        scenario.when(command(text), by=OPERATOR).then_refused(
+            Invalid, f"{field} must be between {least} and {most} characters"
+        )
+    for text in ("ab\0cd", "ab\ncd", "ab\x1b[31mcd", "ab\x85cd"):
+        scenario.when(command(text), by=OPERATOR).then_refused(Invalid, f"{field} must not contain control characters")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_of_any_script_is_kept_as_given(name: str) -> None:
+    given(GUILD).when(commands.RenameGuild(guild_id=200, name=name), by=BOT).then(
+        events.GuildRenamed(old_name="Harbour", name=name)
+    )
+
+
+# -- prefixes
+
+
+@pytest.mark.parametrize("prefix", ["!", "abcde", "مح", "🦀", "👩\u200d👩"], ids=ascii)
+def test_users_choose_their_own_prefix_also_while_banned(prefix: str) -> None:
+    if prefix == "!":
+        given(is_banned(1)).when(commands.ChangeUserPrefix(user_id=1, prefix="!"), by=Actor("user", 1)).then_nothing()
+    else:
+        given(is_banned(1)).when(commands.ChangeUserPrefix(user_id=1, prefix=prefix), by=Actor("user", 1)).then(
+            events.UserPrefixChanged(old_prefix="!", prefix=prefix)
+        )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("", "prefix must be between 1 and 5 characters"),
+        ("abcdef", "prefix must be between 1 and 5 characters"),
+        (" ", "prefix must not contain white space"),
+        ("! ", "prefix must not contain white space"),
+        ("a\u3000b", "prefix must not contain white space"),
+        ("a\0", "prefix must not contain white space"),
+    ],
+    ids=ascii,
+)
+def test_a_prefix_has_one_to_five_characters_without_white_space(prefix: str, message: str) -> None:
+    scenario = given(REGISTERED, GUILD)
+    for command in (
+        commands.ChangeUserPrefix(user_id=1, prefix=prefix),
+        commands.ChangeGuildPrefix(guild_id=200, prefix=prefix),
+    ):
+        scenario.when(command, by=Actor("user", 1)).then_refused(Invalid, message)
+
+
+def test_nobody_else_chooses_a_users_prefix() -> None:
+    command = commands.ChangeUserPrefix(user_id=1, prefix="?")
+    for actor in (OWNER, BOT, SYSTEM, NOBODY):
+        given(REGISTERED).when(command, by=actor).then_refused(Forbidden, "You can only change your own prefix")
+
+
+def test_a_user_never_seen_has_no_prefix_to_choose() -> None:
+    command = commands.ChangeUserPrefix(user_id=1, prefix="?")
+    given().when(command, by=Actor("user", 1)).then_refused(NotFound, "User not found")
+
+
+def test_only_the_owner_chooses_a_guilds_prefix() -> None:
+    command = commands.ChangeGuildPrefix(guild_id=200, prefix="?")
+    given(GUILD, is_banned(1)).when(command, by=Actor("user", 1)).then(
+        events.GuildPrefixChanged(old_prefix="!", prefix="?")
+    )
+    for actor in (OWNER, BOT, SYSTEM, NOBODY):
+        given(GUILD).when(command, by=actor).then_refused(Forbidden, "Only the guild's owner may change its prefix")
+    given(is_guild(200, owner_id=None)).when(command, by=SYSTEM).then_refused(
+        Forbidden, "Only the guild's owner may change its prefix"
+    )
+    given().when(command, by=Actor("user", 1)).then_refused(NotFound, "Guild not found")
+
+
+# -- guilds
+
+
+def test_a_guild_is_registered_by_a_bot_once() -> None:
+    command = commands.RegisterGuild(guild_id=200, name="Harbour", owner_id=1)
+    given().when(command, by=BOT).then(events.GuildRegistered(name="Harbour", owner_id=1))
+    given(GUILD).when(command, by=BOT).then_refused(Conflict, "Guild 200 is already registered")
+
+
+def test_a_guild_that_was_only_punished_before_can_be_registered() -> None:
+    warned = happened(guild(200), events.GuildWarned(reason="raid"))
+    command = commands.RegisterGuild(guild_id=200, name="Harbour")
+    given(warned).when(command, by=BOT).then(events.GuildRegistered(name="Harbour"))
+    given(warned).when(commands.RenameGuild(guild_id=200, name="Pier"), by=ADMIN).then_refused(
+        NotFound, "Guild not found"
+    )
+
+
+def test_a_guild_is_renamed_by_a_bot_or_an_admin_and_not_to_its_own_name() -> None:
+    for actor in (BOT, ADMIN):
+        given(GUILD).when(commands.RenameGuild(guild_id=200, name="Pier"), by=actor).then(
+            events.GuildRenamed(old_name="Harbour", name="Pier")
+        )
+        given(GUILD).when(commands.RenameGuild(guild_id=200, name="Harbour "), by=actor).then_nothing()
+    given(GUILD).when(commands.RenameGuild(guild_id=200, name="Pier"), by=MODERATOR).then_refused(
+        Forbidden, "Admin access required"
+    )
+
+
+def test_a_guilds_owner_changes_to_somebody_or_to_nobody() -> None:
+    for owner_id in (2, None):
+        command = commands.ChangeGuildOwner(guild_id=200, owner_id=owner_id)
+        given(GUILD).when(command, by=BOT).then(events.GuildOwnerChanged(old_owner_id=1, owner_id=owner_id))
+    given(GUILD).when(commands.ChangeGuildOwner(guild_id=200, owner_id=1), by=BOT).then_nothing()
+    given().when(commands.ChangeGuildOwner(guild_id=200, owner_id=1), by=BOT).then_refused(NotFound, "Guild not found")
+
+
+def test_a_bot_may_report_that_a_guild_went_to_an_owner() -> None:
+    command = commands.ChangeGuildOwner(guild_id=200, owner_id=OWNER.id)
+    given(GUILD).when(command, by=BOT).then(events.GuildOwnerChanged(old_owner_id=1, owner_id=OWNER.id))
+
+
+# -- bots
+
+
+def test_a_bot_is_registered_once_with_the_documented_defaults() -> None:
+    command = commands.RegisterBot(bot_id=300, name="Ferry", owner_id=1)
+    given().when(command, by=ADMIN).then(
+        events.BotRegistered(name="Ferry", owner_id=1, bot_type=3, rate_limit_per_hour=1000)
+    )
+    given(FERRY).when(command, by=ADMIN).then_refused(Conflict, "Bot 300 is already registered")
+    given(FERRY, erased(bot(300))).when(command, by=ADMIN).then(events.BotRegistered(name="Ferry", owner_id=1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rate_limit_per_hour": 0}, "rate_limit_per_hour must be between 1 and 100000"),
+        ({"rate_limit_per_hour": 100_001}, "rate_limit_per_hour must be between 1 and 100000"),
+        ({"bot_type": 0}, "bot_type must be between 1 and 3"),
+        ({"bot_type": 4}, "bot_type must be between 1 and 3"),
+        ({"name": "x", "rate_limit_per_hour": 0}, "name must be between 2 and 32 characters"),
+    ],
+)
+def test_a_bot_out_of_range_is_refused_naming_the_first_bad_field(wrong: dict[str, Any], message: str) -> None:
+    command = commands.RegisterBot(**{"bot_id": 300, "name": "Ferry", "owner_id": 1, **wrong})
+    given().when(command, by=ADMIN).then_refused(Invalid, message)
+
+
+def test_a_bot_is_renamed_by_an_admin_and_not_by_a_bot() -> None:
+    command = commands.RenameBot(bot_id=300, name="Barge")
+    given(FERRY).when(command, by=ADMIN).then(events.BotRenamed(old_name="Ferry", name="Barge"))
+    given(FERRY).when(command, by=BOT).then_refused(Forbidden, "This needs a user's session")
+    given(FERRY).when(commands.RenameBot(bot_id=300, name="Ferry"), by=ADMIN).then_nothing()
+    given().when(command, by=ADMIN).then_refused(NotFound, "Bot not found")
+
+
+# -- versions
+
+
+@pytest.mark.parametrize(
+    ("command", "actor"),
+    [
+        (commands.ChangeUserPrefix(user_id=1, prefix="?"), Actor("user", 1)),
+        (commands.ChangeGuildPrefix(guild_id=200, prefix="?"), Actor("user", 1)),
+        (commands.RenameGuild(guild_id=200, name="Pier"), ADMIN),
+        (commands.ChangeGuildOwner(guild_id=200, owner_id=2), ADMIN),
+        (commands.RenameBot(bot_id=300, name="Barge"), ADMIN),
+        (commands.EraseSubject(target=user(1), reason="asked for"), OWNER),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_stale_if_match_is_refused(command: Command, actor: Actor) -> None:
+    scenario = given(REGISTERED, GUILD, FERRY)
+    assert scenario.when(command, by=actor, if_match=1).refused is None
+    scenario.when(command, by=actor, if_match=2).then_refused(Stale, "The record has changed since: it is at version 1")
+
+
+# -- erasure
+
+
+@pytest.mark.parametrize("subject", [user(1), guild(200), bot(300)], ids=str)
+def test_an_owner_or_the_operator_erases_a_subject(subject: Subject) -> None:
+    command = commands.EraseSubject(target=subject, reason=" asked for ")
+    for actor in (OWNER, OPERATOR):
+        given(REGISTERED, GUILD, FERRY).when(command, by=actor).then(events.SubjectErased(reason="asked for"))
+    given(REGISTERED, GUILD, FERRY).when(command, by=ADMIN).then_refused(Forbidden, "Owner access required")
+
+
+@pytest.mark.parametrize(("subject", "message"), [(user(1), "User"), (guild(200), "Guild"), (bot(300), "Bot")])
+def test_what_was_never_seen_cannot_be_erased(subject: Subject, message: str) -> None:
+    command = commands.EraseSubject(target=subject, reason="asked for")
+    given().when(command, by=OWNER).then_refused(NotFound, f"{message} not found")
+
+
+def test_an_erasure_needs_a_reason() -> None:
+    command = commands.EraseSubject(target=user(1), reason="\n")
+    given(REGISTERED).when(command, by=OWNER).then_refused(Invalid, "reason must be between 1 and 512 characters")
+
+
+def test_an_erased_user_can_still_be_punished_and_is_still_banned() -> None:
+    scenario = given(REGISTERED, is_banned(1), erased(user(1)))
+    scenario.when(commands.IssueWarning(target=user(1), reason="spam"), by=ADMIN).then(events.UserWarned(reason="spam"))
+    tried = scenario.when(commands.IssueBan(target=user(1), reason="spam"), by=ADMIN)
+    assert isinstance(tried.refused, Conflict)
+    scenario.when(commands.RenameGuild(guild_id=200, name="Pier"), by=Actor("user", 1)).then_refused(
+        Forbidden, "Account restricted"
+    )
+
+
+def test_the_end_of_a_punishment_of_an_erased_user_can_be_amended_without_its_text() -> None:
+    scenario = given(is_banned(1, why="something private"), erased(user(1)))
+    command = commands.AmendPunishment(target=user(1), number=1, reason="new words")
+    scenario.when(command, by=ADMIN).then(
+        events.PunishmentAmended(
+            number=1, old_reason="[erased]", reason="new words", old_expires_at=None, expires_at=None
+        )
+    )
