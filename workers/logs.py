@@ -15,7 +15,14 @@ def configure_logs(level: LogLevel, process: str) -> None:
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(sort_keys=False)
     )
+
+    def name_process(
+        _logger: structlog.typing.WrappedLogger, _method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {"process": process, **line}
+
     processors: list[structlog.typing.Processor] = [
+        name_process,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -28,7 +35,6 @@ def configure_logs(level: LogLevel, process: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     # Libraries (granian, psycopg's pool) speak through the standard library; same place, same shape.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

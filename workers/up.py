@@ -179,7 +179,7 @@ def _welcome(settings: Settings, ledger: Ledger, conninfo: str) -> None:
         click.echo(
             f"\nTry (cookie jars for {', '.join(demo.DEMO_ROLES)} are in {jars}):\n"
             f"  {curl(jars / 'user.txt', f'{url}/v1/users/profile/exampleuser')}\n"
-            f"  {curl(jars / 'admin.txt', f'{url}/v1/admin/punishments/search?active_only=true&limit=2')}"
+            f"  {curl(jars / 'admin.txt', f'{url}/v1/admin/punishments/search?issued_by=999888777666555444&active_only=true')}"
         )
     click.echo("\nCtrl-C stops everything.")
 

@@ -1,0 +1,93 @@
+"""The real product in real processes, for tests: ``modledger up`` on a data directory of its own."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from http.cookiejar import MozillaCookieJar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PATIENCE_SECONDS = 90
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+
+class Product:
+    """One ``modledger up``. Start it, ask it, end it in whatever way."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.settings = settings
+        self.output = data_dir.with_name(f"{data_dir.name}.out")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
+        environment |= {"MODLEDGER_DATA_DIR": str(self.data_dir), "MODLEDGER_PORT": str(self.port), **self.settings}
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "modledger.workers", "up"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        said = len(self.said())
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "Ctrl-C stops everything." not in self.said()[said:]:
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def ask(self, method: str, path: str, role: str | None = None, body: Any = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if role is not None:
+            sent["Cookie"] = self.cookie(role)
+        payload = None
+        if method == "POST":
+            sent["Content-Type"] = "application/json"
+            payload = json.dumps(body if body is not None else {})
+        try:
+            connection.request(method, path, payload, sent)
+            answer = connection.getresponse()
+            return Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
+        finally:
+            connection.close()
+
+    def cookie(self, role: str) -> str:
+        jar = MozillaCookieJar(self.data_dir / "cookies" / f"{role}.txt")
+        jar.load()
+        token = next(cookie.value for cookie in jar if cookie.domain == "127.0.0.1")
+        return f"hsession={token}"
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

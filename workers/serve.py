@@ -1,0 +1,44 @@
+"""The HTTP process: one event loop, one process, stopped in order at SIGTERM."""
+
+import asyncio
+import signal
+
+import structlog
+import uvloop
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from modledger.domain.settings import Settings
+from modledger.http.app import create_app
+from modledger.workers.database import database
+from modledger.workers.master_key import master_key
+from modledger.workers.migrate import require_migrated
+
+log = structlog.get_logger()
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGINT or SIGTERM; requests in hand are answered first. Raises what opening the database raises."""
+    with database(settings) as (conninfo, _):
+        require_migrated(conninfo)
+        app = create_app(settings, conninfo=conninfo, master_key=master_key(settings, conninfo))
+        # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps the
+        # port; the embedded one is as fast (docs/architecture.md) and is this process.
+        server = Server(
+            app,
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            websockets=False,
+            backlog=1024,
+            log_enabled=False,
+        )
+        uvloop.run(_run(server))
+
+
+async def _run(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.stop)
+    log.info("serving", address=server.bind_addr, port=server.bind_port)
+    await server.serve()
