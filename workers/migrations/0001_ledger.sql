@@ -63,7 +63,10 @@ create function ledger_append(
     expected_counts int[], expected_streams text[], expected_versions bigint[],
     key_counts int[], key_subjects text[], key_generations bigint[], key_wrapped bytea[],
     erased_counts int[], erased_subjects text[], erased_generations bigint[]
-) returns table (outcome text, positions bigint[], recorded timestamptz) language plpgsql as $$
+) returns table (outcome text, positions bigint[], recorded timestamptz) language plpgsql
+-- Planned once: left to itself the server plans the statements over slices of the arrays anew in every call.
+set plan_cache_mode = force_generic_plan
+as $$
 declare
     first_event int := 1; last_event int;
     first_expected int := 1; last_expected int;
