@@ -13,11 +13,20 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, Stor
 from modledger.domain.envelope import Actor, NewEvent, Recorded, Via
 from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased
 from modledger.domain.ledger import Append
-from modledger.domain.personal_text import MasterKey, Standing, SubjectKey
+from modledger.domain.personal_text import DamagedText, MasterKey, Standing, SubjectKey
 from modledger.domain.upcasting import upcast
 
 
-class UnknownEvent(Exception):
+class UnreadableEvent(Exception):
+    """The stored bytes are no event, or their personal text was changed. ``position`` and ``topic`` say which."""
+
+    def __init__(self, position: int, topic: str, why: object) -> None:
+        super().__init__(f"{topic} at position {position} cannot be read: {why}")
+        self.position = position
+        self.topic = topic
+
+
+class UnknownEvent(UnreadableEvent):
     """The ledger holds an event that this program has no class for: it was written by a newer one."""
 
 
@@ -116,23 +125,28 @@ class EventMapper(Mapper[str]):
 
     def to_domain_event(self, stored_event: StoredEvent, key: SubjectKey | None = None) -> Recorded:
         """``key`` is the one that the subject has now: text of another generation reads as erased, and so does all text
-        without a key. Raises UnknownEvent, DamagedText and msgspec.ValidationError for bytes that are no event."""
+        without a key. Raises UnreadableEvent, and UnknownEvent for a topic that this program does not know."""
         if not isinstance(stored_event, Row):
             raise TypeError("only rows of the ledger have a position")
-        state = _decode_state(stored_event.state)
-        payload = _decode_payload(state.payload)
-        if state.personal and key and key.generation == state.personal.generation:
-            payload.update(_decode_payload(key.open(state.personal.text, state.event_id)))
-        topic, payload = upcast(stored_event.topic, payload)
-        event = EVENTS.get(topic)
-        if event is None:
-            raise UnknownEvent(f"{topic} at position {stored_event.id} is not known to this program")
-        if event.PERSONAL:
-            payload = (_PLACEHOLDERS[event] if state.personal else dict.fromkeys(event.PERSONAL)) | payload
+        position, topic = stored_event.id, stored_event.topic
+        try:
+            state = _decode_state(stored_event.state)
+            payload = _decode_payload(state.payload)
+            if state.personal and key and key.generation == state.personal.generation:
+                payload.update(_decode_payload(key.open(state.personal.text, state.event_id)))
+            newest, payload = upcast(topic, payload)
+            event = EVENTS.get(newest)
+            if event is None:
+                raise UnknownEvent(position, topic, "this program does not know it")
+            if event.PERSONAL:
+                payload = (_PLACEHOLDERS[event] if state.personal else dict.fromkeys(event.PERSONAL)) | payload
+            fact = msgspec.convert(payload, event)
+        except (msgspec.MsgspecError, DamagedText) as error:
+            raise UnreadableEvent(position, topic, error) from error
         return Recorded(
             stream=str(stored_event.originator_id),
             version=stored_event.originator_version,
-            event=msgspec.convert(payload, event),
+            event=fact,
             event_id=state.event_id,
             occurred_at=state.occurred_at,
             actor=state.actor,
@@ -140,7 +154,7 @@ class EventMapper(Mapper[str]):
             causation_id=state.causation_id,
             via=state.via,
             external_id=state.external_id,
-            position=stored_event.id,
+            position=position,
             recorded_at=stored_event.recorded_at,
         )
 

@@ -148,7 +148,8 @@ class RecorderLedger(Application[str]):
         return loaded
 
     def read(self, after: int, limit: int) -> list[Recorded]:
-        """See ``Ledger.read``. Raises UnknownEvent, with its position, for an event of a newer program."""
+        """See ``Ledger.read``. Raises UnreadableEvent, with its position, for one that cannot be
+        read, and UnknownEvent for one of a newer program."""
         return self._decode(self.recorder.rows_after(after, limit))
 
     def at(self, position: int) -> Recorded | None:

@@ -4,6 +4,7 @@ A sample never changes. A new version of an event gets a sample of its own, and 
 event of the new version that it is upcast to.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from modledger.domain import events
 from modledger.domain.envelope import Actor, Recorded
 from modledger.domain.events import ERASED, EVENTS, Event
-from modledger.domain.mapper import EventMapper, Row, UnknownEvent
+from modledger.domain.mapper import EventMapper, Row, UnknownEvent, UnreadableEvent
 from modledger.domain.personal_text import MasterKey, SubjectKey
 from modledger.domain.upcasting import UPCASTS, upcast
 from tests.databases import MASTER_KEY
@@ -146,6 +147,25 @@ def test_an_event_of_a_newer_program_is_named_with_its_position() -> None:
     stored.topic = "user.warned.v99"
     with pytest.raises(UnknownEvent, match=r"user\.warned\.v99 at position 42"):
         EventMapper().to_domain_event(stored.row(), stored.key())
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"payload":', b'"payload":,'),
+        (b'"payload"', b'"pay"'),
+        (b'"text": "', b'"text": "AAAA'),
+        (b"4e0b0ef8", b"4e0b0ef9"),
+    ],
+    ids=["no JSON", "no payload", "text changed", "text of another event"],
+)
+def test_bytes_that_are_no_event_are_named_with_their_position(was: bytes, now: bytes) -> None:
+    stored = sample("user.warned.v1")
+    row = replace(stored.row(), state=bytes(stored.state).replace(was, now))
+    assert row != stored.row()
+    with pytest.raises(UnreadableEvent, match=r"user\.warned\.v1 at position 42") as raised:
+        EventMapper().to_domain_event(row, stored.key())
+    assert raised.value.position == 42
 
 
 def test_a_payload_is_taken_through_every_version_up_to_the_newest() -> None:
