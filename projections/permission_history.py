@@ -71,6 +71,7 @@ PROJECTOR = Projector(
     row=PermissionChange,
     key=("user_id", "id"),
     topics=frozenset({events.PermissionChanged.TOPIC, events.SubjectErased.TOPIC}),
+    makes=frozenset({events.PermissionChanged.TOPIC}),
     touches=touches,
     fold=fold,
 )

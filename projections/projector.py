@@ -38,7 +38,8 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     ``key`` names the columns that tell rows apart, beginning with the one that says whose rows they are.
     ``touches`` gives the key of the row that an event may change; a key cut short stands for all rows beginning
-    with it, None for an event about someone else's read model. ``fold`` answers the rows that the event makes or changes,
+    with it, None for an event about someone else's read model. Events of the topics ``makes`` always make a row of their own,
+    so that none has to be looked for. ``fold`` answers the rows that the event makes or changes,
     from the loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense.
     ``also`` writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``.
     """
@@ -50,6 +51,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     topics: frozenset[str]
     touches: Callable[[Recorded], Key | None]
     fold: Callable[[Mapping[Key, R], Recorded], Sequence[R]]
+    makes: frozenset[str] = frozenset()
     also: Callable[[Cursor, Sequence[tuple[R | None, R]]], None] | None = None
     beside: tuple[Table, ...] = ()
 
@@ -105,7 +107,9 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
     cursor = conn.cursor(row_factory=tuple_row)
     wanted = [(recorded, projector.touches(recorded)) for recorded in batch if recorded.event.TOPIC in projector.topics]
     handled = [(recorded, key) for recorded, key in wanted if key is not None]
-    before = _load(cursor, projector, {key for _, key in handled})
+    # The first event of a stream finds nothing either.
+    sought = {key for recorded, key in handled if recorded.version > 1 and recorded.event.TOPIC not in projector.makes}
+    before = _load(cursor, projector, sought)
     rows: dict[Any, dict[Key, msgspec.Struct]] = {}
     for key, row in before.items():
         rows.setdefault(key[0], {})[key] = row

@@ -208,6 +208,7 @@ PROJECTOR = Projector(
         for topic, event in events.EVENTS.items()
         if event in ISSUES or event in _ENDINGS or event in (events.PunishmentAmended, events.SubjectErased)
     ),
+    makes=frozenset(topic for topic, event in events.EVENTS.items() if event in ISSUES),
     touches=touches,
     fold=fold,
     also=count,

@@ -88,12 +88,15 @@ def fold(rows: Mapping[Key, SubscriptionChange], recorded: Recorded) -> Sequence
     )
 
 
+_CHANGES = frozenset(topic for topic in events.EVENTS if topic.startswith("subscription."))
+
 PROJECTOR = Projector(
     name="subscription_history",
     table=TABLE,
     row=SubscriptionChange,
     key=("stream", "id"),
-    topics=frozenset(t for t in events.EVENTS if t.startswith("subscription.")) | {events.SubjectErased.TOPIC},
+    topics=_CHANGES | {events.SubjectErased.TOPIC},
+    makes=_CHANGES,
     touches=touches,
     fold=fold,
 )
