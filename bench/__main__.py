@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench import append, catch_up
+from bench import append, catch_up, requests
 from bench.measure import Effort, Row, machine
 from bench.server import server
 
@@ -18,6 +18,7 @@ RESULTS = Path(__file__).with_name("results.json")
 PARTS: dict[str, Callable[[str, Effort], list[Row]]] = {
     "append": append.measure,
     "catch-up": catch_up.measure,
+    "requests": requests.measure,
 }
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from modledger.workers.postgres import EmbeddedPostgres
 
@@ -23,7 +22,8 @@ def server() -> Iterator[str]:
 
 
 def create_database(conninfo: str, name: str) -> str:
-    """A new database on the server; its connection string."""
+    """A new database on the server; its URL."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    return make_conninfo(conninfo, dbname=name)
+    before, _, after = conninfo.partition(":///")
+    return f"{before}:///{name}?{after.partition('?')[2]}"
