@@ -14,7 +14,7 @@ from msgspec import Meta
 from modledger.domain import commands, events, identity
 from modledger.domain.commands import Command
 from modledger.domain.envelope import SYSTEM, Actor, Subject
-from modledger.domain.facts import Decided, Facts, moment, reason
+from modledger.domain.facts import Decided, Facts, has_control_characters, moment, reason
 from modledger.domain.refusals import Invalid
 from modledger.domain.subjects import (
     BAN,
@@ -179,7 +179,7 @@ def read_record(line: bytes) -> Record:
         raise Unfit("not JSON", str(error)) from None
     except RecursionError:
         raise Unfit("not JSON", "nested too deeply") from None
-    if not record.external_id.isprintable():
+    if has_control_characters(record.external_id):
         raise Unfit("invalid text", "external_id must not contain control characters")
     if isinstance(record, ImportPunishment | ImportSubscription):
         if record.discord_user_id is None and record.discord_guild_id is None:
@@ -411,9 +411,11 @@ def _subscription(record: ImportSubscription, at: datetime, facts: Facts) -> lis
     in_order = account.tier_since is None or account.tier_since <= at
     ran_out = account.tier != BASIC and account.tier_until is not None and account.tier_until <= at
     if new == BASIC:
-        if in_order and ran_out and record.granted_by_id is None:
+        if record.granted_by_id is None and account.tier_ended_at == at:
+            return []
+        if record.granted_by_id is None and in_order and account.tier_until == at:
             return [Decided(events.SubscriptionEnded(old_tier=record.old_tier), at, SYSTEM)]
-        # An end that nothing here explains has to outrank a grant that a later line may bring: a revocation does.
+        # An end that nothing here explains has to outrank an older grant that a later line may bring: a revocation does.
         return [Decided(events.SubscriptionRevoked(old_tier=record.old_tier, reason=text or NO_REASON), at, by)]
     ended = []
     if in_order and ran_out:

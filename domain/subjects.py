@@ -66,6 +66,7 @@ class Account(msgspec.Struct, kw_only=True):
     tier: int = BASIC
     tier_until: datetime | None = None
     tier_since: datetime | None = None
+    tier_ended_at: datetime | None = None
     trial_used: bool = False
     punishments: dict[int, Punishment] = {}
     created_at: datetime | None = None
@@ -218,6 +219,7 @@ def _evolve_subscription(account: Account, happened: NewEvent) -> None:
         account.trial_used = True
     if isinstance(event, events.SubscriptionEnded):
         # It says that the tier ran out and decides nothing, so a change before it that is imported later still counts.
+        account.tier_ended_at = happened.occurred_at
         if account.tier_until is not None and account.tier_until <= happened.occurred_at:
             account.tier, account.tier_until = BASIC, None
         return
