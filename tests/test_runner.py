@@ -130,6 +130,24 @@ def test_a_projector_that_was_mended_goes_on_at_the_event_where_it_stopped(
     assert connection.execute("select user_id from punishments order by id").fetchall() == [(1,), (2,), (3,)]
 
 
+def test_an_event_that_cannot_be_read_stops_every_projector_right_before_it(
+    ledger: PostgresLedger, database: str, connection: psycopg.Connection
+) -> None:
+    good = [warned(ledger, 1), warned(ledger, 2)][-1]
+    connection.execute(
+        "insert into ledger (originator_id, originator_version, topic, state, recorded_at, actor, via)"
+        " select 'user:9', 1, 'user.sainted.v1', state, recorded_at, actor, via from ledger where notification_id = %s",
+        (good,),
+    )
+    bad = ledger.head()
+    warned(ledger, 3)
+
+    with running(ledger, database, PROJECTORS):
+        eventually(lambda: len(failures(connection)) == len(PROJECTORS))
+    assert {failure[1:3] for failure in failures(connection)} == {(bad, "user.sainted.v1")}
+    assert {checkpoint(connection, projector.name) for projector in PROJECTORS} == {good}
+
+
 def test_a_standby_process_takes_over_from_one_that_was_killed(
     ledger: PostgresLedger, database: str, connection: psycopg.Connection
 ) -> None:

@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import structlog
 
 from modledger.domain.ledger import Ledger, LedgerUnavailable
+from modledger.domain.mapper import UnreadableEvent
 from modledger.projections.projector import Advance, Fenced, FoldFailed, Projector, advance, checkpoint
 from modledger.workers.turn import wait_for_turn
 
@@ -23,7 +25,7 @@ def run_projectors(
 ) -> list[threading.Thread]:
     """Starts a thread for each projector and one that wakes them; they end when ``stop`` is set.
 
-    A projector whose fold raises stops where it stands: it leaves its position, event and error in
+    A projector whose fold raises, or that meets an event that cannot be read, stops where it stands: it leaves its position, event and error in
     ``projection_failures`` and in the log, the others go on, and the next process that runs it tries that event again.
     """
     bells = {projector.name: threading.Event() for projector in projectors}
@@ -54,7 +56,10 @@ def _run(
                     log.info("projector is active", projector=projector.name)
                     _follow(ledger, connection, projector, bell, stop)
         except FoldFailed as failure:
-            _record(conninfo, failure)
+            _record(conninfo, projector.name, failure.position, failure.event_id, failure.topic, repr(failure.cause))
+            return
+        except UnreadableEvent as unreadable:
+            _record(conninfo, projector.name, unreadable.position, UUID(int=0), unreadable.topic, repr(unreadable))
             return
         except (psycopg.Error, LedgerUnavailable, Fenced) as error:
             log.warning("projector starts over", projector=projector.name, error=str(error))
@@ -73,9 +78,17 @@ def _follow(
     stop: threading.Event,
 ) -> None:
     failed_at = _failed_at(connection, projector.name)
+    limit = BATCH
     while not stop.is_set():
         bell.clear()
-        step: Advance = advance(connection, projector, ledger, BATCH)
+        try:
+            step: Advance = advance(connection, projector, ledger, limit)
+        except UnreadableEvent:
+            if limit == 1:
+                raise
+            # It spoils the whole batch; one by one, everything before it is folded.
+            limit = 1
+            continue
         if failed_at is not None and step.position >= failed_at:
             # projection_failures_pkey
             connection.execute("delete from projection_failures where projector = %s", (projector.name,))
@@ -91,14 +104,9 @@ def _failed_at(connection: psycopg.Connection, name: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _record(conninfo: str, failure: FoldFailed) -> None:
+def _record(conninfo: str, projector: str, position: int, event_id: UUID, topic: str, error: str) -> None:
     log.error(
-        "projector stopped",
-        projector=failure.projector,
-        position=failure.position,
-        event_id=str(failure.event_id),
-        topic=failure.topic,
-        error=repr(failure.cause),
+        "projector stopped", projector=projector, position=position, event_id=str(event_id), topic=topic, error=error
     )
     with psycopg.connect(conninfo, autocommit=True) as connection:
         # projection_failures_pkey
@@ -107,7 +115,7 @@ def _record(conninfo: str, failure: FoldFailed) -> None:
             " values (%s, %s, %s, %s, %s, now())"
             " on conflict (projector) do update set position = excluded.position, event_id = excluded.event_id,"
             " topic = excluded.topic, error = excluded.error, failed_at = excluded.failed_at",
-            (failure.projector, failure.position, failure.event_id, failure.topic, repr(failure.cause)),
+            (projector, position, event_id, topic, error),
         )
 
 
