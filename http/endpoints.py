@@ -16,7 +16,7 @@ from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import parameters
 from modledger.http.errors import Problem
 from modledger.http.keys import authenticate_bot
-from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation
+from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, error_responses
 from modledger.http.services import services
 from modledger.http.sessions import authenticate
 
@@ -61,11 +61,11 @@ def read(
         del statuses[503]
     DOCUMENTED[operation_id] = Documented(
         example=example,
-        errors=statuses,
         security=access.who,
         reads=access.who == "session",
         tagged=tagged,
         commands=False,
+        conditional=False,
         own_503=own_503,
     )
     return get(
@@ -74,6 +74,7 @@ def read(
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
+        responses=error_responses(statuses),
         tags=[tag],
     )
 
@@ -105,11 +106,11 @@ def command(
     DOCUMENTED[operation_id] = Documented(
         example=example,
         body_example=body_example,
-        errors=statuses,
         security=access.who,
         reads=False,
         tagged=tagged,
         commands=on_ledger,
+        conditional=412 in statuses,
     )
     return post(
         path,
@@ -118,6 +119,7 @@ def command(
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
+        responses=error_responses(statuses),
         tags=[tag],
     )
 

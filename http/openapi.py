@@ -10,10 +10,11 @@ from typing import Any, Literal, cast
 
 import msgspec
 import swagger_ui_bundle
-from litestar import MediaType, Response, Router, get
+from litestar import MediaType, Request, Response, Router, get
 from litestar.enums import ParamType
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
     Example,
@@ -37,21 +38,22 @@ from litestar.params import FromPath
 from modledger.http import freshness, idempotency
 from modledger.http.errors import JSON, Problem
 from modledger.http.sessions import COOKIE
+from modledger.http.views import ErrorView
 
 _CORRELATION_ID = "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
 
 
 class Documented(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operation's signature does not say. ``errors``: an example message for each status beyond 200; ``example`` the body
-    of a 200. ``reads`` and ``tagged`` say which conventions of api.md §1 hold."""
+    """What an operation's signature does not say. ``example`` is the body of a 200; ``reads``, ``tagged``, ``conditional`` and
+    ``commands`` say which conventions of api.md §1 hold."""
 
     example: object
     body_example: object = None
-    errors: Mapping[int, str]
     security: Literal["session", "bot", "none"]
     reads: bool
     tagged: bool
     commands: bool
+    conditional: bool
     # A 503 that bears the usual body instead of an error.
     own_503: bool = False
 
@@ -70,10 +72,9 @@ class DocumentedOperation(Operation):
         success.description = "Success"
         content = (success.content or {})[JSON]
         content.examples = {"example": Example(value=said.example)}
-        success.headers = {**_headers(said, 200)}
-        self.responses = {"200": success}
-        for status, message in sorted(said.errors.items()):
-            self.responses[str(status)] = _error(said, status, message)
+        for status, answer in answers.items():
+            cast("OpenAPIResponse", answer).headers = _headers(said, int(status))
+        self.responses = dict(sorted(answers.items()))
         if said.own_503:
             self.responses["503"] = OpenAPIResponse(
                 description="Unhealthy: the database cannot be reached",
@@ -96,22 +97,21 @@ _SECURITY: Mapping[str, list[SecurityRequirement]] = {
 }
 
 
-def _error(said: Documented, status: int, message: str) -> OpenAPIResponse:
-    if status == 304:
-        return OpenAPIResponse(description="Not modified", headers=_headers(said, status))
-    example = {"error": message, "correlation_id": _CORRELATION_ID}
-    return OpenAPIResponse(
-        description=_STATUSES[status],
-        content={
-            JSON: OpenAPIMediaType(
-                schema=Reference(ref="#/components/schemas/Error"), examples={"example": Example(value=example)}
-            )
-        },
-        headers=_headers(said, status),
-    )
+def error_responses(errors: Mapping[int, str]) -> dict[int, ResponseSpec]:
+    """The error answers of an operation: an example message for each status."""
+    return {
+        status: ResponseSpec(
+            None if status == 304 else ErrorView,
+            generate_examples=False,
+            description=_STATUSES[status],
+            examples=[Example(id="example", value={"error": message, "correlation_id": _CORRELATION_ID})],
+        )
+        for status, message in errors.items()
+    }
 
 
 _STATUSES = {
+    304: "Not modified",
     400: "The request is not valid; the message names the first bad field",
     401: "No session or key that is good now",
     403: "Not allowed; the message says what is needed",
@@ -154,7 +154,7 @@ def _header_parameters(said: Documented) -> list[Parameter | Reference]:
     else:
         key = Schema(type=OpenAPIType.STRING, min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
         found.append((idempotency.HEADER, "Repetitions of a request under the same key get the first answer.", key))
-        if said.commands and 412 in said.errors:
+        if said.conditional:
             found.append(("If-Match", "The ETag that the caller has seen: 412 when the record has changed.", text))
     return [
         Parameter(name=name, param_in=ParamType.HEADER, description=description, schema=schema, required=False)
@@ -173,21 +173,14 @@ def openapi_config(version: str) -> OpenAPIConfig:
         ),
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         path="/schema",
-        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        render_plugins=[_Viewer(path="/"), JsonRenderPlugin(path="/openapi.json")],
         openapi_router=Router(
-            "/schema", route_handlers=[_page, _page_script, _favicon, _asset], include_in_schema=False
+            "/schema",
+            route_handlers=[_page_script, _favicon, _asset],
+            include_in_schema=False,
+            after_request=_refuse_framework_page,
         ),
         components=Components(
-            schemas={
-                "Error": Schema(
-                    type=OpenAPIType.OBJECT,
-                    required=["error", "correlation_id"],
-                    properties={
-                        "error": Schema(type=OpenAPIType.STRING),
-                        "correlation_id": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.UUID),
-                    },
-                )
-            },
             security_schemes={
                 "session": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
                 "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
@@ -241,9 +234,18 @@ _ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
 """
 
 
-@get("/", include_in_schema=False, sync_to_thread=False)
-def _page() -> Response[str]:
-    return Response(_HTML, media_type=MediaType.HTML, headers={"Content-Security-Policy": _CSP})
+class _Viewer(OpenAPIRenderPlugin):
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
+        return _HTML.encode()
+
+
+def _refuse_framework_page(response: Response[Any]) -> Response[Any]:
+    # Litestar answers what it does not know below /schema with a page of its own.
+    if response.status_code == 404:
+        raise Problem(404, "Not found")
+    if response.media_type == MediaType.HTML:
+        response.headers["Content-Security-Policy"] = _CSP
+    return response
 
 
 @get("/viewer.js", include_in_schema=False, sync_to_thread=False)

@@ -21,6 +21,8 @@ from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad
 
 MAX_ID = 2**63 - 1
 MAX_INTEGER = 2**63 - 1
+# What an offset is cut to in SQL: no table is longer, and PostgreSQL adds the limit to it.
+FARTHEST = 2**62
 
 # The end of a request's path or query is echoed in messages and logs; nobody needs more of it than this.
 _ECHO = 64
@@ -205,8 +207,8 @@ def check_text_value(rule: Rule, value: str) -> None:
     """Raises Problem 400 unless a value of path or query, which is text, is what the rule allows."""
     match rule.kind:
         case "integer":
-            # int() alone would take "+1", " 1", "1_000" and the digits of other scripts.
-            _check_range(rule, int(value) if re.fullmatch(r"-?[0-9]{1,40}", value) else None)
+            # int() alone would take "+1", " 1", "1_000", "007" and the digits of other scripts.
+            _check_range(rule, int(value) if re.fullmatch(r"-?(0|[1-9][0-9]{0,39})", value) else None)
         case "boolean":
             if value.lower() not in ("true", "false", "1", "0"):
                 raise bad(f"{rule.name} must be true or false")

@@ -12,7 +12,7 @@ from modledger.http.answers import reply, required_position
 from modledger.http.endpoints import STAFF, AnyRequest, read
 from modledger.http.errors import bad
 from modledger.http.freshness import fresh, progress_of
-from modledger.http.parameters import MAX_ID
+from modledger.http.parameters import FARTHEST, MAX_ID
 from modledger.http.punishments import PUNISHMENT_EXAMPLE, punishment_view
 from modledger.http.services import services
 from modledger.http.views import PUNISHMENT_TYPES, PunishmentsView
@@ -29,9 +29,9 @@ def punishment_type_of(text: str | None) -> int | None:
         return None
     if text in ("1", "2", "3", "4"):
         return int(text)
-    if text.upper() not in PUNISHMENT_TYPES:
+    if text not in PUNISHMENT_TYPES:
         raise bad("punishment_type must be between 1 and 4")
-    return PUNISHMENT_TYPES[text.upper()]
+    return PUNISHMENT_TYPES[text]
 
 
 @read(
@@ -50,10 +50,7 @@ async def search_punishments(
     issued_by: _Id = None,
     punishment_type: Annotated[
         str | None,
-        QueryParameter(
-            description=_TYPE,
-            pattern="^([1-4]|[Ww][Aa][Rr][Nn][Ii][Nn][Gg]|[Tt][Ii][Mm][Ee][Oo][Uu][Tt]|[Bb][Aa][Nn]|[Gg][Uu][Ii][Ll][Dd]_[Bb][Ll][Aa][Cc][Kk][Ll][Ii][Ss][Tt])$",
-        ),
+        QueryParameter(description=_TYPE, schema_extra={"enum": ["1", "2", "3", "4", *PUNISHMENT_TYPES]}),
     ] = None,
     active_only: Annotated[bool, QueryParameter(description="Only those that have not ended.")] = False,
     created_after: Annotated[
@@ -80,7 +77,7 @@ async def search_punishments(
         type=punishment_type_of(punishment_type),
         active_only=active_only,
         sort=sort,
-        offset=offset,
+        offset=min(offset, FARTHEST),
         limit=limit,
         cursor=cursor,
     )

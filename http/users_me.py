@@ -10,6 +10,7 @@ from modledger.http.answers import reply, required_position
 from modledger.http.endpoints import OWN, AnyRequest, read
 from modledger.http.errors import Problem
 from modledger.http.freshness import fresh, progress_of
+from modledger.http.parameters import FARTHEST
 from modledger.http.profile import USER_EXAMPLE, user_view
 from modledger.http.services import services
 from modledger.http.sessions import current_found
@@ -102,7 +103,7 @@ async def list_own_punishments(
     user_id = request.user.user_id
 
     async def newest() -> tuple[int, list[punishments.Punishment]]:
-        lines = await has.reader.fetch(punishments.OF_USER, user_id, offset, limit)
+        lines = await has.reader.fetch(punishments.OF_USER, user_id, min(offset, FARTHEST), limit)
         rows = [row for line in lines if (row := punishments.punishment_of(line[1:])) is not None]
         return lines[0][0] or 0, rows
 

@@ -136,4 +136,3 @@ def error_of(response: Response, status: int) -> str:
     assert list(body) == ["error", "correlation_id"]
     assert body["correlation_id"] == response.headers["X-Correlation-ID"]
     return str(body["error"])
-

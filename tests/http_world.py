@@ -28,7 +28,7 @@ def shared_world(postgres_server: str, template_database: str) -> Iterator[World
 
 def _worlds(database: str, ledger: PostgresLedger) -> Iterator[World]:
     made = World(database, ledger)
-    people(made)
-    with started(made) as running:
-        yield running
-    made.connection.close()
+    with made.connection:
+        people(made)
+        with started(made) as running:
+            yield running
