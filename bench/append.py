@@ -101,7 +101,7 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
     ]
 
 
-INSERT = "pgbench INSERT into a plain table, no order, {} clients"
+INSERT = "pgbench INSERT into a plain table, no order, connections: {}"
 RECORDER = "eventsourcing PostgresApplicationRecorder, defaults"
 
 

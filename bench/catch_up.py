@@ -133,7 +133,7 @@ class _Peer:
             create(connection.cursor(), punishments.TABLE)
 
     def turn(self) -> float:
-        """Events a second, from the start of the runner's subscription to the last tracking record."""
+        """Events a second, from the start of the runner to its last commit; those that it does not subscribe to count too."""
         with library.Moderation(self._environment) as application:
             share = [library.translate(new) for new, _ in zip(self._rest, range(self.share), strict=False)]
             application.recorder.insert_events([application.mapper.to_stored_event(event) for event in share])
@@ -147,4 +147,6 @@ class _Peer:
         )
         with runner:
             runner.wait(selected[-1].id, timeout=120)
-        return len(share) / (time.perf_counter() - began)
+            projection = runner.projection
+        assert isinstance(projection, library.Punishments)
+        return len(share) / (projection.done_at - began)

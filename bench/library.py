@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from time import perf_counter
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -166,6 +167,8 @@ class Punishments(Projection[PunishmentsView]):
 
     name = "punishments"
     topics = (get_topic(Issued), get_topic(Ended))
+    # When the last event was done. The runner's own wait() sleeps for a tenth of a second at a time.
+    done_at = 0.0
 
     @singledispatchmethod
     def process_event(self, domain_event: Any, tracking: Tracking) -> None:
@@ -174,7 +177,9 @@ class Punishments(Projection[PunishmentsView]):
     @process_event.register
     def _(self, domain_event: Issued, tracking: Tracking) -> None:
         self.view.issued(domain_event, tracking)
+        self.done_at = perf_counter()
 
     @process_event.register
     def _(self, domain_event: Ended, tracking: Tracking) -> None:
         self.view.ended(domain_event, tracking)
+        self.done_at = perf_counter()
