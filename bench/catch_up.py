@@ -13,7 +13,6 @@ from bench import library
 from bench.history import fill, history
 from bench.measure import Effort, Rounds, Row, in_turn, row
 from bench.server import create_database
-from modledger.domain.envelope import NewEvent
 from modledger.domain.ledger import Ledger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import punishments
@@ -48,7 +47,7 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
         }
         turns["read"] = _turns(bounds, lambda a, b: _read(ledger, a, b))
         turns["copy"] = _turns(bounds, lambda a, b: _copy(connection, a, b))
-        peer = _Peer(theirs, found, max(1, int(len(found) * PEER_SHARE / effort.rounds)))
+        peer = _Peer(theirs, max(100, int(len(found) * PEER_SHARE / effort.rounds)), effort.rounds)
         turns["peer"] = peer.turn
         figures = in_turn(turns, effort.rounds)
     return _rows(figures, f"{len(found):,} events, {effort.rounds} shares, batches of {BATCH:,}", peer.share)
@@ -61,7 +60,7 @@ def _rows(figures: Rounds, note: str, share: int) -> list[Row]:
     copied = "COPY of the same events, thrown away"
     runner = (
         f"eventsourcing ProjectionRunner: one upsert and one tracking record an event in one transaction into the same"
-        f" table with the same indexes, without the counts; plain text; the first {share:,} events a round"
+        f" table with the same indexes, without the counts; plain text; {share:,} events a round"
     )
     return [
         row(
@@ -123,22 +122,21 @@ def _copy(connection: psycopg.Connection[Any], after: int, until: int) -> None:
 
 
 class _Peer:
-    """The library's runner over the beginning of the same history, a share of it more at each turn."""
+    """The library's runner over a shorter history of fewer users, of the same mix at the same dates; a share at each turn."""
 
-    def __init__(self, conninfo: str, found: list[NewEvent], share: int) -> None:
+    def __init__(self, conninfo: str, share: int, rounds: int) -> None:
         self.share = share
         self._environment = library.environment(conninfo)
-        self._rest = iter(found)
+        self._rest = iter(history(share * rounds))
         with psycopg.connect(conninfo, autocommit=True) as connection:
             create(connection.cursor(), punishments.TABLE)
 
     def turn(self) -> float:
-        """Events a second, from the start of the runner to its last commit; those that it does not subscribe to count too."""
+        """Events a second, from the runner's first event to its last commit; those that it does not subscribe to count too."""
         with library.Moderation(self._environment) as application:
             share = [library.translate(new) for new, _ in zip(self._rest, range(self.share), strict=False)]
             application.recorder.insert_events([application.mapper.to_stored_event(event) for event in share])
             selected = application.recorder.select_notifications(None, 2**31, topics=library.Punishments.topics)
-        began = time.perf_counter()
         runner = ProjectionRunner(
             application_class=library.Moderation,
             projection_class=library.Punishments,
@@ -149,4 +147,4 @@ class _Peer:
             runner.wait(selected[-1].id, timeout=120)
             projection = runner.projection
         assert isinstance(projection, library.Punishments)
-        return len(share) / (projection.done_at - began)
+        return len(share) / (projection.done_at - projection.began_at)

@@ -167,7 +167,8 @@ class Punishments(Projection[PunishmentsView]):
 
     name = "punishments"
     topics = (get_topic(Issued), get_topic(Ended))
-    # When the last event was done. The runner's own wait() sleeps for a tenth of a second at a time.
+    # From the first event to the last, without the runner's start; its own wait() sleeps for a tenth of a second at a time.
+    began_at = 0.0
     done_at = 0.0
 
     @singledispatchmethod
@@ -176,10 +177,12 @@ class Punishments(Projection[PunishmentsView]):
 
     @process_event.register
     def _(self, domain_event: Issued, tracking: Tracking) -> None:
+        self.began_at = self.began_at or perf_counter()
         self.view.issued(domain_event, tracking)
         self.done_at = perf_counter()
 
     @process_event.register
     def _(self, domain_event: Ended, tracking: Tracking) -> None:
+        self.began_at = self.began_at or perf_counter()
         self.view.ended(domain_event, tracking)
         self.done_at = perf_counter()
