@@ -51,7 +51,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
-class _Cursor(msgspec.Struct, frozen=True, array_like=True):
+class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a page ended, and of which search; ``time`` None: at those without an end."""
 
     user_id: int | None
@@ -209,7 +209,7 @@ def _decode(search: Search, text: str) -> _Cursor:
     try:
         raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         cursor = msgspec.json.decode(raw, type=_Cursor)
-    except (binascii.Error, UnicodeError, msgspec.DecodeError):
+    except (binascii.Error, UnicodeError, msgspec.DecodeError, RecursionError):
         raise ValueError("cursor is not valid") from None
     asked = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.sort)
     given = (cursor.user_id, cursor.guild_id, cursor.issued_by, cursor.type, cursor.active_only, cursor.sort)

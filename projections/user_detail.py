@@ -33,7 +33,7 @@ _POSITION = """
 
 
 async def detail(conn: psycopg.AsyncConnection[Any], user_id: int) -> Detail:
-    """Everything about one user, read from one snapshot in two round trips. ``found.profile`` is None for an unknown user.
+    """Everything about one user, read from one snapshot in a few round trips. ``found.profile`` is None for an unknown user.
 
     ``conn`` must be in autocommit mode and is used alone. What it answers does not depend on the time of day; the read
     models' ``state``, ``updated_at`` and the like take it from there. Raises psycopg.Error.
@@ -50,11 +50,10 @@ async def detail(conn: psycopg.AsyncConnection[Any], user_id: int) -> Detail:
         (permission_history.OF_USER, [user_id, NEWEST]),
         (_POSITION, []),
     ]
-    async with conn.pipeline():
-        await conn.execute("begin isolation level repeatable read read only")
+    async with conn.pipeline(), conn.transaction():
+        await conn.execute("set transaction isolation level repeatable read read only")
         for cursor, (query, parameters) in zip(cursors, reads, strict=True):
             await cursor.execute(query, parameters, prepare=True)
-        await conn.execute("commit")
     who, punished, owned, run, subscribed, permitted, position = [await cursor.fetchall() for cursor in cursors]
     return Detail(
         found=profile.found(who[0]),

@@ -10,7 +10,7 @@ import psycopg
 
 from modledger.domain.envelope import SYSTEM, Actor, NewEvent, Recorded
 from modledger.domain.events import Event, SubjectErased
-from modledger.domain.ledger import Append
+from modledger.domain.ledger import Append, Ledger
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.projections.projector import Key, Projector, Table
 
@@ -77,7 +77,7 @@ def memory_ledger() -> MemoryLedger:
     return MemoryLedger(lambda: NOW)
 
 
-def append(ledger: MemoryLedger, versions: dict[str, int], happened: Happened) -> int:
+def append(ledger: Ledger, versions: dict[str, int], happened: Happened) -> int:
     """Appends one event and answers its version; ``versions`` are those of all streams and kept."""
     before = versions.get(happened.stream, 0)
     versions[happened.stream] = before + 1

@@ -1,0 +1,271 @@
+"""The punishment search: pages, cursors and their ends, over a database full of equal times."""
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modledger.domain import events
+from modledger.domain.envelope import SYSTEM
+from modledger.projections import punishments
+from modledger.projections.catalog import create_missing
+from modledger.projections.projector import advance
+from modledger.projections.punishments import Punishment
+from modledger.projections.search import SORTS, Page, Search, Sort, find, page, statement
+from modledger.workers.migrate import migrate
+from tests.postgres_server import create_database, drop_database
+from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
+from tests.random_history import MINUTES
+
+
+def history() -> list[Happened]:
+    """240 punishments of three users and two guilds: every third ended in one way or another, many of the same second."""
+    made = []
+    for n in range(240):
+        stream = ("user:1", "user:2", "user:3", "guild:1", "guild:2")[n % 5]
+        at, by = NOW + (n % 4) * HOUR, (ADMIN, ADMIN, OTHER_ADMIN, SYSTEM)[n % 7 % 4]
+        until = None if n % 3 == 0 else at + (n % 6) * HOUR + HOUR
+        reason = f"number {n}"
+        if stream.startswith("guild"):
+            event: events.Event = (
+                events.GuildWarned(reason=reason) if n % 2 else events.GuildBlacklisted(reason=reason, expires_at=until)
+            )
+        elif n % 4 == 0:
+            event = events.UserWarned(reason=reason)
+        elif n % 4 == 1:
+            event = events.UserTimedOut(reason=reason, expires_at=until or at + DAY)
+        else:
+            event = events.UserBanned(reason=reason, expires_at=until)
+        made.append(Happened(stream, event, at, by))
+    return made
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: str) -> Iterator[str]:
+    name = f"search_{uuid4().hex}"
+    url = create_database(postgres_server, name)
+    migrate(url)
+    versions: dict[str, int] = {}
+    with memory_ledger() as ledger, psycopg.connect(url, autocommit=True) as conn:
+        assert create_missing(conn) == []
+        for n, happened in enumerate(history()):
+            number = append(ledger, versions, happened)
+            ends = {
+                0: events.PunishmentLifted(number=number, reason="sorry"),
+                1: events.PunishmentLapsed(number=number),
+                2: events.PunishmentOverturned(number=number, reason="appeal"),
+            }
+            if n % 3 == 1:
+                append(ledger, versions, Happened(happened.stream, ends[n % 9 // 3], happened.at + HOUR, ADMIN))
+        while advance(conn, punishments.PROJECTOR, ledger, 100).more:
+            pass
+    yield url
+    drop_database(postgres_server, name)
+
+
+@pytest.fixture(scope="module")
+def conn(database_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+def ask(conn: psycopg.Connection, search: Search, now: datetime = NOW) -> Page:
+    sql, parameters = statement(search, now)
+    return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=False).fetchall())
+
+
+SEARCHES = st.builds(
+    Search,
+    user_id=st.sampled_from([None, None, 1, 2, 99]),
+    guild_id=st.sampled_from([None, None, 1, 2, 99]),
+    issued_by=st.sampled_from([None, None, 21, 22, 99]),
+    type=st.sampled_from([None, None, 1, 2, 3, 4]),
+    active_only=st.booleans(),
+    sort=st.sampled_from(SORTS),
+    limit=st.integers(1, 40),
+)
+
+
+def expected(conn: psycopg.Connection, search: Search, now: datetime) -> list[Punishment]:
+    every = ask(conn, Search(limit=1000)).punishments
+    assert len(every) == 240
+    wanted = [
+        row
+        for row in every
+        if search.user_id in (None, row.user_id)
+        and search.guild_id in (None, row.guild_id)
+        and search.issued_by in (None, row.issued_by)
+        and search.type in (None, row.type)
+        and (punishments.is_active(row, now) or not search.active_only)
+    ]
+
+    def key(row: Punishment) -> tuple[Any, ...]:
+        if search.sort.endswith("created_at"):
+            return (row.created_at, row.id)
+        return (row.expires_at is None, row.expires_at or NOW, row.id)
+
+    return sorted(wanted, key=key, reverse=search.sort.startswith("-"))
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(search=SEARCHES, now=MINUTES)
+def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
+    conn: psycopg.Connection, search: Search, now: datetime
+) -> None:
+    whole = expected(conn, search, now)
+    by_offset: list[Punishment] = []
+    by_cursor: list[Punishment] = []
+    cursor = None
+    while True:
+        offset_page = ask(conn, msgspec.structs.replace(search, offset=len(by_offset)), now)
+        cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), now)
+        assert offset_page.total == cursor_page.total == len(whole)
+        by_offset += offset_page.punishments
+        by_cursor += cursor_page.punishments
+        cursor = cursor_page.next_cursor
+        assert (cursor is None) == (offset_page.next_cursor is None) == (len(by_cursor) >= len(whole))
+        if cursor is None:
+            break
+    assert by_offset == whole
+    assert by_cursor == whole
+
+
+def test_a_page_behind_the_end_is_empty_and_keeps_its_total_and_position(conn: psycopg.Connection) -> None:
+    found = ask(conn, Search(offset=10_000))
+    assert (found.punishments, found.total, found.next_cursor, found.position) == ([], 240, None, 320)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_user_is_in_no_guild(conn: psycopg.Connection, sort: Sort) -> None:
+    found = ask(conn, Search(user_id=1, guild_id=1, sort=sort))
+    assert (found.punishments, found.total, found.position) == ([], 0, 320)
+
+
+@pytest.mark.parametrize(("subject", "kind"), [({"user_id": 1}, 4), ({"guild_id": 1}, 2), ({"guild_id": 1}, 3)])
+def test_users_and_guilds_have_no_punishments_of_each_others_types(
+    conn: psycopg.Connection, subject: dict[str, Any], kind: int
+) -> None:
+    assert ask(conn, Search(type=kind, **subject)).total == 0
+
+
+def test_those_without_an_end_come_behind_every_end(conn: psycopg.Connection) -> None:
+    ascending = [row.expires_at for row in ask(conn, Search(sort="expires_at", limit=1000)).punishments]
+    never = ascending.index(None)
+    assert set(ascending[never:]) == {None}
+    assert ascending[:never] == sorted(end for end in ascending[:never] if end is not None)
+    assert ask(conn, Search(sort="-expires_at", limit=1)).punishments[0].expires_at is None
+
+
+def test_one_that_ran_out_and_is_not_recorded_yet_counts_until_the_second_of_its_end(conn: psycopg.Connection) -> None:
+    row = next(r for r in ask(conn, Search(limit=1000)).punishments if r.open and r.expires_at is not None)
+    assert row.expires_at is not None
+    before, after = row.expires_at - NOW.resolution, row.expires_at
+    search = Search(active_only=True, limit=1000)
+    assert row in ask(conn, search, before).punishments
+    assert row not in ask(conn, search, after).punishments
+    for now in (before, after):
+        found = ask(conn, search, now)
+        assert found.total == len(found.punishments)
+
+
+def cursor_of(conn: psycopg.Connection, search: Search) -> str:
+    cursor = ask(conn, msgspec.structs.replace(search, limit=1)).next_cursor
+    assert cursor is not None
+    return cursor
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user_id": 1},
+        {"guild_id": 1},
+        {"issued_by": 21},
+        {"type": 1},
+        {"active_only": True},
+        {"sort": "created_at"},
+        {"sort": "-expires_at"},
+    ],
+)
+def test_a_cursor_is_bound_to_its_filters_and_sort(conn: psycopg.Connection, other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="cursor belongs to another search"):
+        statement(Search(cursor=cursor_of(conn, Search()), **other), NOW)
+    with pytest.raises(ValueError, match="cursor belongs to another search"):
+        statement(Search(cursor=cursor_of(conn, Search(**other))), NOW)
+
+
+def test_a_cursor_may_be_followed_with_another_limit(conn: psycopg.Connection) -> None:
+    first = ask(conn, Search(limit=3))
+    rest = ask(conn, Search(limit=1000, cursor=first.next_cursor))
+    assert (
+        len(first.punishments + rest.punishments)
+        == len({row.id for row in first.punishments + rest.punishments})
+        == 240
+    )
+
+
+def encoded(value: object) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
+
+
+FILTERS = [None, None, None, None, False, "-created_at"]
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "====",
+        "not a cursor",
+        "ünïcode",
+        "AAAA",
+        encoded({}),
+        encoded([]),
+        encoded(FILTERS),
+        encoded([*FILTERS, None, 5]),
+        encoded([*FILTERS, "2026-03-10T12:00:00", 5]),
+        encoded([*FILTERS, "2026-03-10T12:00:00Z", 0]),
+        encoded([*FILTERS, "2026-03-10T12:00:00Z", 2**63]),
+        encoded([*FILTERS, "2026-03-10T12:00:00Z", "5"]),
+        encoded([*FILTERS[:-1], "reason", "2026-03-10T12:00:00Z", 5]),
+        encoded([*FILTERS, "2026-03-10T12:00:00Z", 5]) + "A" * 9,
+        encoded([*FILTERS, "2026-03-10T12:00:00Z", 5, "more"]),
+        base64.urlsafe_b64encode(b"[" * 3000).decode(),
+        base64.urlsafe_b64encode(
+            msgspec.json.encode(FILTERS)[:-1] + b',"2026-03-10T12:00:00Z",5,' + b"[" * 6000
+        ).decode(),
+    ],
+)
+def test_garbage_is_no_cursor(cursor: str) -> None:
+    with pytest.raises(ValueError, match="cursor is not valid"):
+        statement(Search(cursor=cursor), NOW)
+
+
+def test_a_cursor_takes_no_offset(conn: psycopg.Connection) -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        statement(Search(cursor=cursor_of(conn, Search()), offset=1), NOW)
+
+
+def test_the_asynchronous_door_gives_the_same_page(conn: psycopg.Connection, database_url: str) -> None:
+    search = Search(issued_by=21, active_only=True, sort="expires_at", limit=7)
+
+    async def found() -> Page:
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+            return await find(connection, search, NOW)
+
+    assert asyncio.run(found()) == ask(conn, search)
+
+
+def test_an_empty_database_answers_an_empty_page(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as conn:
+        for active in (False, True):
+            found = ask(conn, Search(active_only=active))
+            assert (found.punishments, found.total, found.next_cursor, found.position) == ([], 0, None, 0)
