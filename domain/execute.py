@@ -75,8 +75,9 @@ def execute(ledger: Ledger, command: Command, context: Context) -> Outcome:
 def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> list[Decision]:
     """Carries out many commands in one transaction, in order, each deciding on what those before it did.
 
-    A refused command leaves the others alone; one that is already in the ledger is a ``duplicate``. Raises
-    LedgerUnavailable, and then nothing of the batch was appended, or all of it.
+    A refused command leaves the others alone; one that is already in the ledger is a ``duplicate``. Where others write
+    to the same streams meanwhile, the batch is halved until it gets through, so it may take several transactions. Raises
+    LedgerUnavailable; then the same call may be made again, whatever part of it was appended.
     """
     while True:
         states: dict[str, State] = {}
@@ -112,6 +113,9 @@ def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> l
             if appends:
                 ledger.append_batch(appends)
         except VersionConflict:
+            if len(items) > 1:
+                middle = len(items) // 2
+                return execute_batch(ledger, items[:middle]) + execute_batch(ledger, items[middle:])
             continue
         return decisions
 

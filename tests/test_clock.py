@@ -35,9 +35,10 @@ def given(ledger: PostgresLedger, command: Command, at: datetime = NOW) -> Outco
 
 
 def ends_of(ledger: PostgresLedger, stream: str) -> list[tuple[type[events.Event], datetime]]:
+    """The recorded ends of the stream, earliest first."""
     history = ledger.load([stream])[stream]
-    ends = events.PunishmentLapsed | events.SubscriptionEnded
-    return [(type(one.event), one.occurred_at) for one in history if isinstance(one.event, ends)]
+    ends = [one for one in history if isinstance(one.event, events.PunishmentLapsed | events.SubscriptionEnded)]
+    return [(type(one.event), one.occurred_at) for one in sorted(ends, key=lambda one: one.occurred_at)]
 
 
 def test_a_timeout_that_ran_out_is_recorded_at_its_own_end_by_the_system(
@@ -81,7 +82,7 @@ def test_two_clocks_at_the_same_moment_record_every_end_once(ledger: PostgresLed
         list(pool.map(record, range(8)))
 
     for user in users:
-        assert sorted(ends_of(ledger, str(user)), key=lambda end: end[1]) == [
+        assert ends_of(ledger, str(user)) == [
             (events.PunishmentLapsed, NOW + HOUR),
             (events.SubscriptionEnded, NOW + 7 * DAY),
         ]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,8 +181,8 @@ def test_kill_9_during_writes_loses_nothing_that_was_acknowledged_and_doubles_no
     assert found.keys() - acknowledged.keys() <= unknown
 
 
-def all_of(product: Product, user_id: int) -> list[dict[str, int]]:
-    found: list[dict[str, int]] = []
+def all_of(product: Product, user_id: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     cursor = ""
     while True:
         answer: Answer = product.ask(
