@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from os import getloadavg
 from pathlib import Path
 
 import msgspec
@@ -49,20 +50,24 @@ def main(arguments: list[str] | None = None) -> None:
     for number, text in enumerate(_footnotes(rows), start=1):
         console.print(f"({number}) {text}", highlight=False)
     console.print(", ".join(f"{name} {value}" for name, value in ran_on.items()), highlight=False)
-    console.print(f"medians of {effort.rounds} rounds, {time.monotonic() - began:.0f} s in all", highlight=False)
+    console.print(
+        f"medians of {effort.rounds} rounds, load {getloadavg()[0]:.1f} at the end, {time.monotonic() - began:.0f} s in all",
+        highlight=False,
+    )
     given.results.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
 
 
 def render(rows: list[Row]) -> Table:
     """The table; the numbers in brackets are those of the footnotes."""
     table = Table("what")
-    for heading in ("figure", "unit", "floor", "ratio", "peer", "ratio"):
+    for heading in ("figure", "min – max", "unit", "floor", "ratio", "peer", "ratio"):
         table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     notes = _footnotes(rows)
     for row in rows:
         table.add_row(
             f"{row.name}{_marks(row, notes)}",
             _number(row.figure),
+            f"{_number(min(row.rounds))} – {_number(max(row.rounds))}",
             row.unit,
             _number(row.floor),
             _ratio(row.floor_ratio),
