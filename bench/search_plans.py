@@ -11,7 +11,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,12 @@ def searches() -> Iterator[tuple[str, Search]]:
         filters = {**subject, **issuer, **kind}
         names = [f"{name}={value}" for name, value in filters.items()] + (["active"] if active else []) + [sort]
         yield " ".join(names), Search(**filters, active_only=active, sort=sort)  # type: ignore[arg-type]
+    for days in (1, 30, 365):
+        after = NOW - timedelta(days=days)
+        yield f"created_after=-{days}d", Search(created_after=after)
+        yield f"created_after=-{days}d expires_at", Search(created_after=after, sort="expires_at")
+        yield f"issued_by={ISSUER} created_after=-{days}d", Search(issued_by=ISSUER, created_after=after)
+        yield f"created_before=-{days}d", Search(created_before=after)
     for offset in (1_000, 100_000):
         yield f"offset={offset}", Search(offset=offset)
         yield f"issued_by={ISSUER} offset={offset}", Search(issued_by=ISSUER, offset=offset)

@@ -3,7 +3,8 @@
 The indexes of ``punishments`` begin with (guild, issuer, both or neither), then ``open`` and ``type``, then the sort key. A search
 walks one index once for each (open, type) that it wants and merges the walks in order, so it reads no more rows
 than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded yet.
-Only a search by user counts its rows, along an index: a user has few.
+Two kinds count their matches along an index: a search by user, because a user has few, and one between dates, because
+they may be any.
 """
 
 import base64
@@ -24,8 +25,8 @@ SORTS: tuple[Sort, ...] = get_args(Sort)
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1. ``cursor``: a
-    ``next_cursor`` of the same filters and sort; the page after it begins there and ``offset`` has to be 0.
+    """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1;
+    ``created_after`` and ``created_before`` exclude the moment itself. ``cursor``: a ``next_cursor`` of the same filters and sort; the page after it begins there and ``offset`` has to be 0.
 
     A punishment without an end sorts behind every end. Equal times sort by id, in the direction of the sort.
     """
@@ -35,6 +36,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     issued_by: int | None = None
     type: int | None = None
     active_only: bool = False
+    created_after: datetime | None = None
+    created_before: datetime | None = None
     sort: Sort = "-created_at"
     offset: int = 0
     limit: int = 25
@@ -59,6 +62,8 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     issued_by: int | None
     type: int | None
     active_only: bool
+    created_after: datetime | None
+    created_before: datetime | None
     sort: Sort
     time: datetime | None
     id: int
@@ -92,8 +97,9 @@ async def find(conn: psycopg.AsyncConnection[Any], search: Search, now: datetime
 def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
     """SQL and parameters for one of psycopg's raw cursors; ``page`` reads its lines.
 
-    Never to be prepared: one issuer has three punishments and the next a third of all, and a plan for the average of them is
-    wrong for both. Raises ValueError for a cursor that is not one of this search's.
+    Numbers stand in it as they are and not as parameters: one issuer has three punishments and the next a third of all, and
+    a prepared plan for the average of them is wrong for both. For the same reason it is best not prepared at all.
+    Raises ValueError for a cursor that is not one of this search's.
     """
     after = None if search.cursor is None else _decode(search, search.cursor)
     parameters = _Parameters()
@@ -101,33 +107,32 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
     descending = search.sort.startswith("-")
     column = "created_at" if search.sort.endswith("created_at") else _ENDS
     way = "desc" if descending else "asc"
-    wanted = []
-    if search.user_id is not None:
-        wanted.append(f"user_id = {parameters.add(search.user_id, 'bigint')}")
-    if search.guild_id is not None:
-        wanted.append(f"guild_id = {parameters.add(search.guild_id, 'bigint')}")
-    if search.issued_by is not None:
-        wanted.append(f"issued_by = {parameters.add(search.issued_by, 'bigint')}")
+    named = (("user_id", search.user_id), ("guild_id", search.guild_id), ("issued_by", search.issued_by))
+    wanted = [f"{name} = {value:d}" for name, value in named if value is not None]
+    if search.created_after is not None:
+        wanted.append(f"created_at > {parameters.add(search.created_after, 'timestamptz')}")
+    if search.created_before is not None:
+        wanted.append(f"created_at < {parameters.add(search.created_before, 'timestamptz')}")
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
-    total = _total(search, types, wanted, moment, parameters)
+    total = _total(search, types, wanted, moment)
     if search.active_only:
         wanted.append(f"{_ENDS} > {moment}")
     if after is not None:
         time = parameters.add("infinity" if after.time is None else after.time, "timestamptz")
-        wanted.append(f"({column}, id) {'<' if descending else '>'} ({time}, {parameters.add(after.id, 'bigint')})")
+        wanted.append(f"({column}, id) {'<' if descending else '>'} ({time}, {after.id:d})")
     # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_, punishments_guild_
     # or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk, because the planner asks a
     # branch of UNION ALL that has conditions of its own for no order.
     order = f"order by sort_key {way}, id {way}"
-    offset, limit = parameters.add(search.offset, "bigint"), parameters.add(search.limit + 1, "bigint")
+    last = search.offset + search.limit + 1
     conditions = [" and ".join([*wanted, *cell]) for cell in _cells(search, types)] or ["false"]
     walks = [
-        f"(select *, {column} as sort_key from punishments where {condition} {order} limit {offset} + {limit})"  # noqa: S608
+        f"(select *, {column} as sort_key from punishments where {condition} {order} limit {last:d})"  # noqa: S608
         for condition in conditions
     ]
     sql = f"""
         select {POSITION}, {total}, {COLUMNS} from (select 1) always left join (
-            select * from ({" union all ".join(walks)}) walks {order} offset {offset} limit {limit}
+            select * from ({" union all ".join(walks)}) walks {order} offset {search.offset:d} limit {search.limit + 1:d}
         ) p on true
         order by p.sort_key {way}, p.id {way}
     """  # noqa: S608
@@ -172,7 +177,7 @@ def _cells(search: Search, types: tuple[int, ...]) -> list[list[str]]:
     return [[state, f"type = {kind:d}"] for state in states for kind in types]
 
 
-def _total(search: Search, types: tuple[int, ...], wanted: list[str], moment: str, parameters: _Parameters) -> str:
+def _total(search: Search, types: tuple[int, ...], wanted: list[str], moment: str) -> str:
     if not types:
         return "0::bigint"
     of_type = [] if search.type is None else [f"type = {search.type:d}"]
@@ -180,14 +185,20 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], moment: st
         # punishments_user
         active = ["open", f"{_ENDS} > {moment}"] if search.active_only else []
         return f"(select count(*) from punishments where {' and '.join([*wanted, *of_type, *active])})"  # noqa: S608
-    guild = parameters.add(search.guild_id or 0, "bigint")
-    issuer = parameters.add(search.issued_by or 0, "bigint")
-    counted = "open" if search.active_only else "total"
-    # punishment_counts_pkey
-    total = (
-        f"coalesce((select {counted} from punishment_counts"  # noqa: S608
-        f" where guild_id = {guild} and issued_by = {issuer} and type = {search.type or 0:d}), 0)"
-    )
+    if search.created_after is not None or search.created_before is not None:
+        # The _created index of the walks.
+        counts = [
+            f"(select count(*) from punishments where {' and '.join([*wanted, *cell])})"  # noqa: S608
+            for cell in _cells(search, types)
+        ]
+        total = " + ".join(counts)
+    else:
+        counted = "open" if search.active_only else "total"
+        # punishment_counts_pkey
+        total = (
+            f"coalesce((select {counted} from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
+            f" and issued_by = {search.issued_by or 0:d} and type = {search.type or 0:d}), 0)"
+        )
     if not search.active_only:
         return total
     # punishments_due: a handful, or what came due while no clock worker ran
@@ -195,11 +206,15 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], moment: st
     return f"{total} - (select count(*) from punishments where {over})"  # noqa: S608
 
 
+def _identity(search: Search | _Cursor) -> tuple[object, ...]:
+    """What a cursor is bound to."""
+    filters = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only)
+    return (*filters, search.created_after, search.created_before, search.sort)
+
+
 def _encode(search: Search, last: Punishment) -> str:
     time = last.created_at if search.sort.endswith("created_at") else last.expires_at
-    cursor = _Cursor(
-        search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.sort, time, last.id
-    )
+    cursor = msgspec.convert([*_identity(search), time, last.id], _Cursor)
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
 
 
@@ -211,11 +226,10 @@ def _decode(search: Search, text: str) -> _Cursor:
         cursor = msgspec.json.decode(raw, type=_Cursor)
     except (binascii.Error, UnicodeError, msgspec.DecodeError, RecursionError):
         raise ValueError("cursor is not valid") from None
-    asked = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.sort)
-    given = (cursor.user_id, cursor.guild_id, cursor.issued_by, cursor.type, cursor.active_only, cursor.sort)
-    if asked != given:
-        raise ValueError("cursor belongs to another search")
+    times = (cursor.created_after, cursor.created_before, cursor.time)
     timeless = cursor.time is None and cursor.sort.endswith("created_at")
-    if timeless or (cursor.time is not None and cursor.time.tzinfo is None) or not 0 < cursor.id < 2**63:
+    if timeless or any(time is not None and time.tzinfo is None for time in times) or not 0 < cursor.id < 2**63:
         raise ValueError("cursor is not valid")
+    if _identity(cursor) != _identity(search):
+        raise ValueError("cursor belongs to another search")
     return cursor

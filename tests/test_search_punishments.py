@@ -89,6 +89,8 @@ SEARCHES = st.builds(
     issued_by=st.sampled_from([None, None, 21, 22, 99]),
     type=st.sampled_from([None, None, 1, 2, 3, 4]),
     active_only=st.booleans(),
+    created_after=st.sampled_from([None, None, None, NOW - DAY, NOW, NOW + HOUR]),
+    created_before=st.sampled_from([None, None, None, NOW, NOW + 2 * HOUR, NOW + DAY]),
     sort=st.sampled_from(SORTS),
     limit=st.integers(1, 40),
 )
@@ -104,6 +106,8 @@ def expected(conn: psycopg.Connection, search: Search, now: datetime) -> list[Pu
         and search.guild_id in (None, row.guild_id)
         and search.issued_by in (None, row.issued_by)
         and search.type in (None, row.type)
+        and (search.created_after is None or row.created_at > search.created_after)
+        and (search.created_before is None or row.created_at < search.created_before)
         and (punishments.is_active(row, now) or not search.active_only)
     ]
 
@@ -115,7 +119,7 @@ def expected(conn: psycopg.Connection, search: Search, now: datetime) -> list[Pu
     return sorted(wanted, key=key, reverse=search.sort.startswith("-"))
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MINUTES)
 def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection, search: Search, now: datetime
@@ -190,6 +194,8 @@ def cursor_of(conn: psycopg.Connection, search: Search) -> str:
         {"issued_by": 21},
         {"type": 1},
         {"active_only": True},
+        {"created_after": NOW},
+        {"created_before": NOW + DAY},
         {"sort": "created_at"},
         {"sort": "-expires_at"},
     ],
@@ -215,7 +221,7 @@ def encoded(value: object) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
 
 
-FILTERS = [None, None, None, None, False, "-created_at"]
+FILTERS = [None, None, None, None, False, None, None, "-created_at"]
 
 
 @pytest.mark.parametrize(
@@ -235,6 +241,7 @@ FILTERS = [None, None, None, None, False, "-created_at"]
         encoded([*FILTERS, "2026-03-10T12:00:00Z", 0]),
         encoded([*FILTERS, "2026-03-10T12:00:00Z", 2**63]),
         encoded([*FILTERS, "2026-03-10T12:00:00Z", "5"]),
+        encoded([None, None, None, None, False, "2026-03-10T12:00:00", None, "-created_at", "2026-03-10T12:00:00Z", 5]),
         encoded([*FILTERS[:-1], "reason", "2026-03-10T12:00:00Z", 5]),
         encoded([*FILTERS, "2026-03-10T12:00:00Z", 5]) + "A" * 9,
         encoded([*FILTERS, "2026-03-10T12:00:00Z", 5, "more"]),
