@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4, uuid5
 
@@ -41,9 +41,9 @@ CLAIM = """
     on conflict (actor, key) do update
         set fingerprint = excluded.fingerprint, created_at = excluded.created_at, status = null, headers = null, body = null
         where idempotency_keys.created_at <= $5
-    returning true
+    returning created_at
 """
-FIND = "select fingerprint, status, body from idempotency_keys where actor = $1 and key = $2"
+FIND = "select created_at, fingerprint, status, body from idempotency_keys where actor = $1 and key = $2"
 STORE = "update idempotency_keys set status = $3, body = $4 where actor = $1 and key = $2"
 # idempotency_keys_age; a few at a time, so that no request pays for a day's leavings.
 FORGET = """
@@ -103,22 +103,23 @@ class Keys:
             b"\n".join((request.method.encode(), request.path.encode(), request.body))
         ).digest()
         async with self._locks.held(f"{actor}\n{key}"):
-            fresh = await self._desk.write(CLAIM, actor, key, fingerprint, now, now - KEPT)
-            if not fresh:
-                rows = await self._desk.fetch(FIND, actor, key)
-                if rows:
-                    kept = self._kept(rows[0], fingerprint, f"{actor}\n{key}")
-                    if kept is not None:
-                        return kept
-            answer = await run(uuid5(_NAMESPACE, f"{actor}\n{key}\n{fingerprint.hex()}"))
+            claimed = await self._desk.write(CLAIM, actor, key, fingerprint, now, now - KEPT)
+            row = claimed[0] if claimed else (await self._desk.fetch(FIND, actor, key))[0]
+            kept = None if claimed else self._kept(row, fingerprint, f"{actor}\n{key}")
+            if kept is not None:
+                return kept
+            # The time of the claim is part of it: a day later the same key is a new one.
+            name = f"{actor}\n{key}\n{fingerprint.hex()}\n{row[0].astimezone(UTC).isoformat()}"
+            answer = await run(uuid5(_NAMESPACE, name))
             if answer.status < 500:
                 sealed = self._sealing.seal(msgspec.json.encode(answer), f"{actor}\n{key}")
                 await self._desk.write(STORE, actor, key, answer.status, sealed)
-        await self._desk.write(FORGET, now - KEPT)
+        with suppress(Unavailable):
+            await self._desk.write(FORGET, now - KEPT)
         return answer
 
     def _kept(self, row: Row, fingerprint: bytes, name: str) -> Answer | None:
-        known, status, sealed = row
+        _, known, status, sealed = row
         if known != fingerprint:
             raise Problem(409, f"{HEADER} was already used with another request")
         # Without an answer, the process that was at it has died: the same command id makes doing it again safe. So it

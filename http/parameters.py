@@ -46,10 +46,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 # -- the types of signatures
 
 _ID = "A Discord id."
+# Said once more, because Litestar turns bounds into floating point, which cannot hold this one.
+ID_SCHEMA: dict[str, object] = {"maximum": MAX_ID}
 
-UserId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID)]
-GuildId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID)]
-PunishmentId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description="The id of a punishment.")]
+UserId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID, schema_extra=ID_SCHEMA)]
+GuildId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID, schema_extra=ID_SCHEMA)]
+PunishmentId = Annotated[
+    int, PathParameter(ge=1, le=MAX_ID, description="The id of a punishment.", schema_extra=ID_SCHEMA)
+]
 
 # Length counts after trimming, so the schema cannot give it as maxLength.
 Reason = Annotated[

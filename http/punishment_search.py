@@ -1,6 +1,6 @@
 """GET /v1/admin/punishments/search (api.md §5.2)."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,7 +16,7 @@ from modledger.http.parameters import FARTHEST, MAX_ID
 from modledger.http.punishments import PUNISHMENT_EXAMPLE, punishment_view
 from modledger.http.services import services
 from modledger.http.views import PUNISHMENT_TYPES, PunishmentsView
-from modledger.projections.search import Page, Search, page, statement
+from modledger.projections.search import Page, Search, find, statement
 
 _Id = Annotated[int | None, QueryParameter(ge=1, le=MAX_ID, description="A Discord id.")]
 _Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
@@ -76,6 +76,8 @@ async def search_punishments(
         issued_by=issued_by,
         type=punishment_type_of(punishment_type),
         active_only=active_only,
+        created_after=None if created_after is None else created_after.astimezone(UTC),
+        created_before=None if created_before is None else created_before.astimezone(UTC),
         sort=sort,
         offset=min(offset, FARTHEST),
         limit=limit,
@@ -83,12 +85,12 @@ async def search_punishments(
     )
     now = has.clock()
     try:
-        query, arguments = statement(search, now)
+        statement(search, now)
     except ValueError as error:
         raise bad(str(error)) from None
 
     async def one_page() -> Page:
-        return page(search, await has.reader.fetch(query, *arguments))
+        return await has.reader.reading(lambda at: find(at.connection, search, now))
 
     found = await fresh(
         one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")

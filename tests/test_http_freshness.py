@@ -1,0 +1,105 @@
+"""Read-your-writes: no answer is older than its caller's writes, or than the position asked for (api.md §1)."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from modledger.domain import commands
+from modledger.domain.envelope import Actor, Subject
+from tests.http_client import ADMIN, OTHER_ADMIN, OTHER_USER, USER, World, error_of
+
+SEARCH = "/v1/admin/punishments/search"
+WHY = {"reason": "spam"}
+
+
+def test_a_write_is_seen_by_the_next_read_of_its_session_as_soon_as_projectors_come(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    written = world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
+    position = int(written.headers["X-Ledger-Position"])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(world.get, SEARCH, ADMIN)
+        time.sleep(0.2)
+        assert not waiting.done()
+        world.catch_up()
+        read = waiting.result()
+    assert read.status_code == 200
+    assert read.json()["total"] == 1
+    assert int(read.headers["X-Ledger-Position"]) >= position
+
+
+def test_without_projectors_the_answer_is_to_try_again_after_two_seconds(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
+    for path in (SEARCH, "/v1/users/profile/user", "/v1/admin/subscriptions/active"):
+        began = time.monotonic()
+        response = world.get(path, ADMIN)
+        assert time.monotonic() - began >= 2
+        assert "not yet at position" in error_of(response, 503)
+        assert response.headers["Retry-After"] == "1"
+
+
+def test_others_are_not_made_to_wait_for_a_strangers_write(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
+    assert world.get(SEARCH, OTHER_ADMIN).json()["total"] == 0
+
+
+def test_any_client_may_ask_for_a_position(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    outcome = world.act(commands.IssueWarning(target=Subject("user", OTHER_USER), reason="x"), Actor("user", ADMIN))
+    asked = {"X-Ledger-Position": str(outcome.position)}
+    paths = (SEARCH, "/v1/users/profile/otheruser", "/v1/users/me", f"/v1/admin/punishments/{outcome.position}")
+    for path in paths:
+        error_of(world.get(path, OTHER_ADMIN, headers=asked), 503)
+    world.catch_up()
+    for path in paths:
+        response = world.get(path, OTHER_ADMIN, headers=asked)
+        assert response.status_code == 200
+        assert int(response.headers["X-Ledger-Position"]) >= outcome.position
+
+
+def test_what_is_read_from_the_ledger_itself_needs_no_projector(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    issued = world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY).json()["id"]
+    assert world.get(f"/v1/admin/punishments/{issued}/history", ADMIN).status_code == 200
+    lifted = world.post(f"/v1/admin/punishments/{issued}/lift", ADMIN, WHY)
+    assert lifted.status_code == 200
+    future = {"X-Ledger-Position": str(world.ledger.head() + 1)}
+    error_of(world.get(f"/v1/admin/punishments/{issued}/history", ADMIN, headers=future), 503)
+
+
+def test_one_stopped_projector_holds_up_only_what_it_feeds(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
+    world.catch_up("profile", "punishments")
+    assert world.get(SEARCH, ADMIN).status_code == 200
+    assert world.get("/v1/users/profile/otheradmin", ADMIN).status_code == 200
+    error_of(world.get("/v1/users/profile/user", ADMIN), 503)
+
+
+def test_a_session_sees_its_own_writes_while_projectors_run_behind_it(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    world.token(ADMIN)
+    stop = threading.Event()
+
+    def project() -> None:
+        while not stop.wait(0.01):
+            world.catch_up()
+
+    worker = threading.Thread(target=project)
+    worker.start()
+    try:
+        for number in range(1, 11):
+            world.post(f"/v1/admin/punishments/user/{USER}/warn", ADMIN, WHY)
+            assert world.get(SEARCH, ADMIN).json()["total"] == number
+            assert len(world.get("/v1/users/profile/user", ADMIN).json()["punishments"]) == number
+    finally:
+        stop.set()
+        worker.join()

@@ -1,0 +1,177 @@
+"""What /schema says is complete and true, and its viewer needs nothing from elsewhere (issue 2 §5)."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from modledger.http.app import create_app
+from tests.http_client import MASTER_KEY, SETTINGS, World
+
+JSON = "application/json"
+OPERATIONS = {
+    "request_login_code",
+    "fetch_login_code",
+    "verify_login_code",
+    "log_out",
+    "get_user_profile",
+    "get_own_user",
+    "get_own_subscription",
+    "list_own_punishments",
+    "search_punishments",
+    "get_punishment",
+    "get_punishment_history",
+    "warn_user",
+    "warn_guild",
+    "time_out_user",
+    "ban_user",
+    "blacklist_guild",
+    "lift_punishment",
+    "amend_punishment",
+    "change_permission",
+    "grant_user_subscription",
+    "grant_guild_subscription",
+    "grant_user_trial",
+    "grant_guild_trial",
+    "revoke_user_subscription",
+    "revoke_guild_subscription",
+    "list_active_subscriptions",
+    "get_health",
+}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    app = create_app(SETTINGS, conninfo="", master_key=MASTER_KEY)
+    # As it goes out; the database is not needed for it.
+    schema: dict[str, Any] = json.loads(msgspec.json.encode(app.openapi_schema.to_schema()))
+    return schema
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def test_every_operation_has_id_summary_tag_and_security(document: dict[str, Any]) -> None:
+    assert {operation["operationId"] for _, _, operation in operations(document)} == OPERATIONS
+    for path, _, operation in operations(document):
+        assert operation["summary"], path
+        assert len(operation["tags"]) == 1, path
+        assert operation["security"], path
+
+
+def test_every_status_has_a_description_an_example_and_its_headers(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            assert answer["description"], (path, status)
+            assert "X-Correlation-ID" in answer["headers"], (path, status)
+            if status == "304":
+                continue
+            content = answer["content"][JSON]
+            if status == "200":
+                assert content["examples"]["example"]["value"] is not None, path
+            elif path != "/health" or status != "503":
+                assert content["schema"] == {"$ref": "#/components/schemas/ErrorView"}
+                assert list(content["examples"]["example"]["value"]) == ["error", "correlation_id"]
+        if method == "post":
+            assert {"200", "400", "403", "409", "415", "500", "503"} <= operation["responses"].keys(), path
+
+
+def test_every_answer_to_a_session_documents_what_it_may_be_refused(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
+        statuses = operation["responses"].keys()
+        if operation["security"] == [{"session": []}]:
+            assert "401" in statuses, path
+            assert "403" in statuses or path.startswith("/v1/users/me"), path
+        if "/admin/" in path:
+            assert {"401", "403"} <= statuses, path
+        if "{" in path and "/subscriptions/" not in path and "{user_id}" not in path and "{guild_id}" not in path:
+            assert "404" in statuses, path
+        assert ("requestBody" in operation) == ("413" in statuses), path
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r"'\$ref': '#/components/schemas/(\w+)'", repr(document)))
+    assert references
+    assert references <= schemas.keys()
+
+
+def test_the_examples_fit_their_schemas(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    checked = 0
+    for path, _, operation in operations(document):
+        contents = [operation["responses"]["200"]["content"][JSON]]
+        if "requestBody" in operation:
+            assert operation["requestBody"]["required"]
+            contents.append(operation["requestBody"]["content"][JSON])
+        for content in contents:
+            example = content["examples"]["example"]["value"]
+            reference = content["schema"].get("$ref")
+            if reference is None:
+                continue
+            schema = schemas[reference.rpartition("/")[2]]
+            assert set(schema.get("required", [])) <= example.keys() <= schema["properties"].keys(), path
+            checked += 1
+    assert checked > 40
+
+
+def test_the_schema_states_the_ranges_that_are_checked(document: dict[str, Any]) -> None:
+    search = document["paths"]["/v1/admin/punishments/search"]["get"]["parameters"]
+    by_name = {one["name"]: one for one in search}
+    assert list(by_name) == [
+        "user_id",
+        "guild_id",
+        "issued_by",
+        "punishment_type",
+        "active_only",
+        "created_after",
+        "created_before",
+        "sort",
+        "offset",
+        "limit",
+        "cursor",
+        "X-Ledger-Position",
+    ]
+    limit = by_name["limit"]["schema"]
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 25)
+    ban = document["paths"]["/v1/admin/punishments/user/{user_id}/ban"]["post"]
+    names = {one["name"]: one for one in ban["parameters"]}
+    assert names.keys() == {"user_id", "Idempotency-Key", "If-Match"}
+    assert names["user_id"]["schema"]["maximum"] == 2**63 - 1
+    assert "X-Ledger-Position" in ban["responses"]["200"]["headers"]
+
+
+def test_the_document_is_served(shared_world: World) -> None:
+    response = shared_world.get("/schema/openapi.json")
+    assert response.status_code == 200
+    assert response.json()["info"]["title"] == "modledger"
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/"])
+def test_the_viewer_loads_nothing_from_elsewhere(shared_world: World, path: str) -> None:
+    page = shared_world.get(path)
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "unsafe-eval" not in policy
+    assert not re.search(r"https?://|<script>", page.text)
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(linked) == 4
+    for link in linked:
+        asset = shared_world.get(link)
+        assert asset.status_code == 200, link
+        assert len(asset.content) > 100
+    assert b"SwaggerUIBundle" in shared_world.get("/schema/assets/swagger-ui-bundle.js").content
+
+
+@pytest.mark.parametrize("name", ["..%2F__init__.py", "index.html", "swagger-ui.js.map", "%2Fetc%2Fpasswd"])
+def test_only_the_viewers_own_files_are_served(shared_world: World, name: str) -> None:
+    assert shared_world.get(f"/schema/assets/{name}").status_code == 404
