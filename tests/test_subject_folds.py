@@ -196,8 +196,13 @@ def test_an_erasure_takes_the_text_and_leaves_everything_that_decides() -> None:
         has_level(1, 2),
         happened(user(1), events.TrialStarted(old_tier=0, expires_at=NOW + DAY)),
         is_banned(1, by=SYSTEM),
+        happened(user(1), events.UserWarned(reason="rude")),
+        happened(user(1), events.PunishmentLifted(number=5, reason="he said sorry")),
         happened(user(1), events.SubjectErased(reason="asked for"), at=NOW),
     )
+    ending = state.punishments[5].ending
+    assert ending is not None
+    assert ending.reason == events.ERASED
     assert (state.registered, state.username, state.avatar_url) == (False, None, None)
     assert state.punishments[4].reason == events.ERASED
     assert (state.level, state.tier_at(NOW), state.trial_used, state.restricted(NOW)) == (2, 1, True, True)
