@@ -141,7 +141,8 @@ def main(arguments: Sequence[str]) -> int:
             taken, total = measure(conn, search, asked.times)
             plan = explain(conn, search)
             plans += [f"-- {name}", *plan, ""]
-            if any("Seq Scan on punishments" in line for line in plan):
+            # Who asks for the number of nearly all between two dates has them all counted.
+            if total * 2 < asked.rows and any("Seq Scan on punishments" in line for line in plan):
                 end_to_end.append(name)
             blocks = sum(
                 int(part.strip(",").partition("=")[2])
