@@ -294,3 +294,5 @@ def _evolve_punishments(account: Account, happened: NewEvent) -> None:
 def _erase_reasons(account: Account) -> None:
     for punishment in account.punishments.values():
         punishment.reason = events.ERASED
+        if punishment.ending is not None and punishment.ending.reason is not None:
+            punishment.ending = msgspec.structs.replace(punishment.ending, reason=events.ERASED)
