@@ -257,7 +257,7 @@ class _Viewer(OpenAPIRenderPlugin):
         return _HTML.encode()
 
 
-def _refuse_framework_page(response: Response[Any]) -> Response[Any]:
+async def _refuse_framework_page(response: Response[Any]) -> Response[Any]:
     # Litestar answers what it does not know below /schema with a page of its own.
     if response.status_code == 404:
         raise Problem(404, "Not found")
