@@ -264,7 +264,7 @@ def check_stream(history: list[Recorded], stream: str) -> None:
     assert oracle.tiers_follow_each_other(history, stream)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(st.lists(steps, min_size=30, max_size=60))
 def test_no_sequence_of_commands_breaks_a_rule(sequence: list[Step]) -> None:
     world = World()
@@ -279,7 +279,7 @@ def test_no_sequence_of_commands_breaks_a_rule(sequence: list[Step]) -> None:
             assert fold(subject_of(stream), mine[:length]).version == length
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.lists(steps, min_size=10, max_size=30))
 def test_a_batch_comes_to_the_same_as_its_commands_one_by_one(sequence: list[Step]) -> None:
     one_by_one, together = World(), World()

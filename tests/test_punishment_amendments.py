@@ -134,3 +134,9 @@ def test_a_decision_is_never_dated_before_what_already_happened_to_the_target() 
     # Seen from the last event of the stream, this end is in the past although the server's clock says otherwise.
     command = AmendPunishment(target=user(1), number=1, expires_at=NOW - HOUR)
     scenario.when(command, by=ADMIN, at=late).then_refused(Invalid, "expires_at must be in the future")
+
+
+def test_a_ban_that_was_over_at_the_last_event_is_not_in_the_way_of_a_clock_that_is_behind() -> None:
+    later = happened(user(1), events.UserWarned(reason="rude"), at=NOW + 2 * HOUR)
+    command = commands.IssueBan(target=user(1), reason="again", replace=True)
+    given(is_banned(1, until=NOW + HOUR), later).when(command, by=ADMIN).then(events.UserBanned(reason="again"))
