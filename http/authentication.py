@@ -214,7 +214,7 @@ async def log_out(request: AnyRequest) -> Response[MessageView]:
 
     async def run(_: UUID) -> Answer:
         # sessions_pkey
-        await has.desk.write("delete from sessions where token_hash = $1", request.user.token_hash)
+        await has.desk.fetch("delete from sessions where token_hash = $1", request.user.token_hash)
         return Answer(
             status=200,
             body=msgspec.json.encode(MessageView(message="Logged out")),

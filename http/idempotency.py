@@ -103,7 +103,7 @@ class Keys:
             b"\n".join((request.method.encode(), request.path.encode(), request.body))
         ).digest()
         async with self._locks.held(f"{actor}\n{key}"):
-            claimed = await self._desk.write(CLAIM, actor, key, fingerprint, now, now - KEPT)
+            claimed = await self._desk.fetch(CLAIM, actor, key, fingerprint, now, now - KEPT)
             row = claimed[0] if claimed else (await self._desk.fetch(FIND, actor, key))[0]
             kept = None if claimed else self._kept(row, fingerprint, f"{actor}\n{key}")
             if kept is not None:
@@ -113,9 +113,9 @@ class Keys:
             answer = await run(uuid5(_NAMESPACE, name))
             if answer.status < 500:
                 sealed = self._sealing.seal(msgspec.json.encode(answer), f"{actor}\n{key}")
-                await self._desk.write(STORE, actor, key, answer.status, sealed)
+                await self._desk.fetch(STORE, actor, key, answer.status, sealed)
         with suppress(Unavailable):
-            await self._desk.write(FORGET, now - KEPT)
+            await self._desk.fetch(FORGET, now - KEPT)
         return answer
 
     def _kept(self, row: Row, fingerprint: bytes, name: str) -> Answer | None:

@@ -48,7 +48,7 @@ async def request_code(desk: Reader, sealing: Sealing, user_id: int | None, now:
             continue
         break
     # A table of pending codes is small: the whole of it.
-    await desk.write("delete from login_codes where expires_at <= $1", now)
+    await desk.fetch("delete from login_codes where expires_at <= $1", now)
     return expires_at
 
 

@@ -263,10 +263,10 @@ def check_body(raw: bytes, rules: Iterable[Rule]) -> None:
     fields = decode_object(raw)
     for rule in rules:
         value = fields.pop(rule.name, msgspec.UNSET)
-        if value is msgspec.UNSET or (value is None and not rule.nullable):
-            if rule.required or value is None:
+        if value is msgspec.UNSET or (value is None and rule.required and not rule.nullable):
+            if rule.required:
                 raise bad(f"{rule.name} is required")
-        elif value is not None:
+        elif value is not None or not rule.nullable:
             _check_json_value(rule, value)
     for name in fields:
         raise bad(f"unknown field: {name[:_ECHO]}")

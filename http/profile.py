@@ -217,7 +217,7 @@ async def get_user_profile(request: AnyRequest, username: Username) -> Response[
     user_id = found.profile.user_id
     every = ("profile", "punishments", "subscription_history", "permission_history", "guilds", "bots")
     all_of = await fresh(
-        lambda: has.reader.reading(lambda cursor: detail(cursor.connection, user_id)),
+        lambda: has.reader.doing(lambda cursor: detail(cursor.connection, user_id)),
         lambda answer: answer.position,
         lambda _: required,
         progress_of(has.checkpoints, *every),

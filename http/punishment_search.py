@@ -90,7 +90,7 @@ async def search_punishments(
         raise bad(str(error)) from None
 
     async def one_page() -> Page:
-        return await has.reader.reading(lambda at: find(at.connection, search, now))
+        return await has.reader.doing(lambda at: find(at.connection, search, now))
 
     found = await fresh(
         one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")

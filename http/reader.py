@@ -58,12 +58,13 @@ class Reader:
         await self._drop_idle()
 
     async def fetch(self, query: str, *args: object) -> list[Row]:
-        """All rows of one query with ``$1`` placeholders, which must be one that only reads: see ``reading``."""
-        return await self.reading(lambda cursor: _rows(cursor, query, args))
+        """All rows of one statement with ``$1`` placeholders; see ``doing`` for which ones may be sent so."""
+        return await self.doing(lambda cursor: _rows(cursor, query, args))
 
-    async def reading(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
+    async def doing(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
         """What ``work`` answers, given a connection of its own in autocommit mode. Where the connection turns out to be
-        broken it is done once more on another one, so it must be work that only reads."""
+        broken it is done once more on another one, so it must be work that may be done twice: reading, or writing the
+        same again."""
         try:
             return await self._with_cursor(work)
         except (psycopg.errors.QueryCanceled, TimeoutError) as error:
@@ -72,13 +73,6 @@ class Reader:
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.FeatureNotSupported):
             # The server may have restarted: then the other idle connections are dead too.
             await self._drop_idle()
-        return await self._once(work)
-
-    async def write(self, query: str, *args: object) -> list[Row]:
-        """As ``fetch``, but sent once only."""
-        return await self._once(lambda cursor: _rows(cursor, query, args))
-
-    async def _once(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
         try:
             return await self._with_cursor(work)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
@@ -93,6 +87,8 @@ class Reader:
     async def transaction(self) -> AsyncIterator[Cursor]:
         """A cursor inside one transaction, committed at the end of the block and rolled back when it raises."""
         try:
+            # Nothing is lost with a connection that proves to be broken before there is a transaction.
+            await self.fetch("select 1")
             async with self._cursor() as cursor, asyncio.timeout(ANSWER_TIMEOUT_S):
                 await cursor.execute(b"begin")
                 try:

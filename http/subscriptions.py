@@ -204,7 +204,7 @@ async def list_active_subscriptions(
         return position[0], [Subscribed(*line) for line in users], [Subscribed(*line) for line in communities]
 
     position, users, communities = await fresh(
-        lambda: has.reader.reading(both),
+        lambda: has.reader.doing(both),
         lambda answer: answer[0],
         lambda _: required,
         progress_of(has.checkpoints, "profile", "guilds"),

@@ -143,7 +143,7 @@ BODIES: list[tuple[str, Any, str]] = [
     (BAN, {"reason": ["spam"]}, "reason must be a string"),
     (BAN, {"reason": "spam", "foo": 1}, "unknown field: foo"),
     (BAN, {"reason": "spam", "replace": "yes"}, "replace must be true or false"),
-    (BAN, {"reason": "spam", "replace": None}, "replace is required"),
+    (BAN, {"reason": "spam", "replace": None}, "replace must be true or false"),
     (BAN, {"reason": "spam", "expires_at": "2026-04-01T00:00:00"}, "expires_at must have an offset such as Z"),
     (BAN, {"reason": "spam", "expires_at": "soon"}, "expires_at must be a timestamp such as 2026-03-10T12:00:00Z"),
     (BAN, {"reason": "spam", "expires_at": 1760000000}, "expires_at must be a timestamp such as 2026-03-10T12:00:00Z"),
@@ -161,6 +161,7 @@ BODIES: list[tuple[str, Any, str]] = [
     (TIMEOUT, {"reason": "spam", "expires_at": "2026-04-08T12:00:00Z"}, "expires_at must be at most 28 days ahead"),
     (TIMEOUT, {"reason": "spam", "expires_at": "2026-04-07T12:00:01Z"}, "expires_at must be at most 28 days ahead"),
     ("/v1/admin/punishments/1/amend", {"reason": ""}, REASON),
+    ("/v1/admin/punishments/1/amend", {"reason": None}, "reason must be a string"),
     (f"/v1/admin/users/{USER}/permission", {"reason": "x"}, "permission_level is required"),
     (
         f"/v1/admin/users/{USER}/permission",

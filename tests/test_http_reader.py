@@ -82,7 +82,7 @@ def test_a_read_after_a_write_never_gets_the_answer_to_an_earlier_question(datab
             for n in range(10):
                 earlier = asyncio.ensure_future(coalesced.load(1))
                 await asyncio.sleep(0.005)
-                await reader.write("update counters set n = $1", n)
+                await reader.fetch("update counters set n = $1", n)
                 later = await coalesced.load(1)
                 assert later == (n,)
                 await earlier
@@ -126,13 +126,13 @@ def test_broken_connections_are_replaced_without_anybody_noticing(database: str)
     run(database, test)
 
 
-def test_a_write_is_never_sent_twice(database: str) -> None:
+def test_a_transaction_begins_on_a_connection_that_works(database: str) -> None:
     async def test(reader: Reader) -> None:
-        assert await reader.write("select 1") == [(1,)]
+        assert await reader.fetch("select 1") == [(1,)]
         await asyncio.to_thread(kill_all, database)
-        with pytest.raises(Unavailable):
-            await reader.write("select 1")
-        assert await reader.write("select 1") == [(1,)]
+        async with reader.transaction() as cursor:
+            await cursor.execute(b"select 2")
+            assert await cursor.fetchone() == (2,)
 
     run(database, test, connections=1)
 
@@ -165,8 +165,6 @@ def test_a_database_that_is_not_there_is_unavailable() -> None:
     async def test(reader: Reader) -> None:
         with pytest.raises(Unavailable):
             await reader.fetch("select 1")
-        with pytest.raises(Unavailable):
-            await reader.write("select 1")
         with pytest.raises(Unavailable):
             await Coalesced[int](reader, DOUBLE).load(1)
         with pytest.raises(Unavailable):

@@ -1,5 +1,6 @@
 """Who stands behind a cookie, read anew at every request (api.md §2 and §4)."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -188,6 +189,21 @@ def test_an_allowed_page_commands_and_may_read_the_answer(world: World) -> None:
     assert response.headers["access-control-allow-origin"] == ALLOWED["Origin"]
     assert response.headers["access-control-allow-credentials"] == "true"
     assert world.send("POST", "/v1/authentication/logout", ADMIN, headers=ALLOWED).status_code == 200
+
+
+def test_a_browser_that_asks_first_is_told_what_an_allowed_page_may_send(world: World) -> None:
+    asking = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,idempotency-key,if-match,x-ledger-position",
+    }
+    allowed = world.send("OPTIONS", WARN, headers={**ALLOWED, **asking})
+    assert allowed.status_code == 204
+    assert allowed.headers["access-control-allow-origin"] == ALLOWED["Origin"]
+    assert allowed.headers["access-control-allow-credentials"] == "true"
+    named = allowed.headers["access-control-allow-headers"].lower()
+    assert {"content-type", "idempotency-key", "if-match", "x-ledger-position"} <= set(re.split(r",\s*", named))
+    refused = world.send("OPTIONS", WARN, headers={"Origin": "https://evil.example", **asking})
+    assert "access-control-allow-origin" not in refused.headers
 
 
 def test_what_a_form_can_send_is_refused_where_no_origin_is_given(world: World) -> None:
