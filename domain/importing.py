@@ -133,8 +133,7 @@ Record = ImportUser | ImportGuild | ImportBot | ImportPunishment | ImportSubscri
 
 
 def _discord_id(wanted: type, value: Any) -> DiscordId:
-    if wanted is not DiscordId:
-        raise NotImplementedError(wanted)
+    assert wanted is DiscordId
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError("Expected an id, an integer or a string of digits")
     if isinstance(value, str) and not (value.isascii() and value.isdigit()):
