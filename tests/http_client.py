@@ -1,5 +1,6 @@
 """The application on a real database, driven over its whole stack, and the world that its tests begin in."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import psycopg
 from httpx import Response
+from litestar import Litestar
 from litestar.testing import TestClient
 
 from modledger.domain import commands
@@ -91,6 +93,7 @@ class World:
         self.client.cookies.clear()
         response = self.client.request(method, path, headers=headers, **more)
         assert response.headers["X-Correlation-ID"]
+        assert_documented(self.client.app, response)
         return response
 
     def get(self, path: str, user: int | None = None, **more: Any) -> Response:
@@ -111,6 +114,20 @@ class World:
 
     def later(self, **by: float) -> datetime:
         return self.now + timedelta(**by)
+
+
+def assert_documented(app: Litestar, response: Response) -> None:
+    """Whatever any test is answered has to be among the statuses that /schema gives for the operation."""
+    path = response.request.url.path.rstrip("/")
+    templates = app.openapi_schema.paths or {}
+    # The plain path of two that fit, as in /punishments/search and /punishments/{id}.
+    fitting = (
+        [path] if path in templates else [t for t in templates if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", t), path)]
+    )
+    for template in fitting:
+        operation = getattr(templates[template], response.request.method.lower(), None)
+        if operation is not None:
+            assert str(response.status_code) in operation.responses, (template, response.status_code)
 
 
 @contextmanager

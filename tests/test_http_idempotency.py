@@ -8,7 +8,7 @@ import pytest
 from httpx import Response
 
 from modledger.http.sessions import COOKIE
-from tests.http_client import ADMIN, OTHER_ADMIN, USER, World, error_of
+from tests.http_client import ADMIN, OTHER_ADMIN, USER, World, error_of, started
 
 WARN = f"/v1/admin/punishments/user/{USER}/warn"
 BAN = f"/v1/admin/punishments/user/{USER}/ban"
@@ -95,6 +95,19 @@ def test_of_two_at_once_one_runs_and_the_others_get_its_answer(world: World) -> 
     assert len({answer.content for answer in answers}) == 1
     assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 11
     assert len(world.ledger.load([f"user:{USER}"])[f"user:{USER}"]) == 2
+
+
+def test_of_two_servers_at_once_one_runs_too(world: World) -> None:
+    world.catch_up()
+    first = world.client
+    headers = {"Idempotency-Key": "one", "Cookie": f"{COOKIE}={world.token(ADMIN)}"}
+    with started(world):
+        clients = [first, world.client] * 6
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda client: client.post(BAN, json=WHY, headers=headers), clients))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 11
 
 
 def test_a_process_that_died_between_append_and_answer_is_made_up_for(world: World) -> None:
