@@ -19,7 +19,7 @@ def test_a_write_is_seen_by_the_next_read_of_its_session_as_soon_as_projectors_c
     position = int(written.headers["X-Ledger-Position"])
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(world.get, SEARCH, ADMIN)
-        time.sleep(0.2)
+        time.sleep(0.05)
         assert not waiting.done()
         world.catch_up()
         read = waiting.result()
@@ -28,14 +28,12 @@ def test_a_write_is_seen_by_the_next_read_of_its_session_as_soon_as_projectors_c
     assert int(read.headers["X-Ledger-Position"]) >= position
 
 
-def test_without_projectors_the_answer_is_to_try_again_after_two_seconds(world: World) -> None:
+def test_without_projectors_the_answer_is_to_try_again_in_a_second(world: World) -> None:
     world.catch_up()
     world.catching_up = False
     world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
     for path in (SEARCH, "/v1/users/profile/user", "/v1/admin/subscriptions/active"):
-        began = time.monotonic()
         response = world.get(path, ADMIN)
-        assert time.monotonic() - began >= 2
         assert "not yet at position" in error_of(response, 503)
         assert response.headers["Retry-After"] == "1"
 
