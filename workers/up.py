@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,11 +24,14 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import User, fold
 from modledger.http.sessions import lifetime, open_session
+from modledger.projections.catalog import PROJECTORS
+from modledger.projections.projector import Fenced
 from modledger.workers import demo
 from modledger.workers.cookie_jar import write_cookie_jar
 from modledger.workers.database import database
 from modledger.workers.master_key import master_key
 from modledger.workers.migrate import migrate
+from modledger.workers.runner import catch_up
 
 READY_SECONDS = 60
 STOP_SECONDS = 15
@@ -52,10 +55,14 @@ def up(settings: Settings, stop: threading.Event) -> None:
             if settings.demo and ledger.head() == 0:
                 click.echo("Loading demo data")
                 demo.load_demo(ledger, conninfo, now=datetime.now(UTC))
+                # So that the first answer is the right one. Should workers run elsewhere, they are at it already.
+                with suppress(Fenced):
+                    catch_up(ledger, conninfo, PROJECTORS)
+            jars = _log_in_demo_roles(settings, ledger, conninfo) if demo.is_loaded(ledger) else None
             with processes(settings) as children:
                 _wait_until_ready(settings, children, stop)
                 if not stop.is_set():
-                    _welcome(settings, ledger, conninfo)
+                    _welcome(settings, jars)
                 while not stop.wait(REVIVE_SECONDS):
                     revive()
                     for child in children:
@@ -169,17 +176,22 @@ def base_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
 
 
-def _welcome(settings: Settings, ledger: Ledger, conninfo: str) -> None:
+def _log_in_demo_roles(settings: Settings, ledger: Ledger, conninfo: str) -> Path:
+    jars = settings.data_dir / "cookies"
+    for role, user_id in demo.DEMO_ROLES.items():
+        open_operator_session(ledger, conninfo, settings, user_id, jars / f"{role}.txt", datetime.now(UTC))
+    return jars
+
+
+def _welcome(settings: Settings, jars: Path | None) -> None:
     url = base_url(settings)
     click.echo(f"\nmodledger answers at {url}\n  API and viewer  {url}/schema\n  health          {url}/health")
-    jars = settings.data_dir / "cookies"
-    if demo.is_loaded(ledger):
-        for role, user_id in demo.DEMO_ROLES.items():
-            open_operator_session(ledger, conninfo, settings, user_id, jars / f"{role}.txt", datetime.now(UTC))
+    if jars is not None:
+        search = f"{url}/v1/admin/punishments/search?issued_by={demo.DEMO_ROLES['admin']}&active_only=true"
         click.echo(
             f"\nTry (cookie jars for {', '.join(demo.DEMO_ROLES)} are in {jars}):\n"
             f"  {curl(jars / 'user.txt', f'{url}/v1/users/profile/exampleuser')}\n"
-            f"  {curl(jars / 'admin.txt', f'{url}/v1/admin/punishments/search?issued_by=999888777666555444&active_only=true')}"
+            f"  {curl(jars / 'admin.txt', search)}"
         )
     click.echo("\nCtrl-C stops everything.")
 
