@@ -59,10 +59,10 @@ FILL = """
 """
 COUNT = """
     insert into punishment_counts
-    select coalesce(g, 0), coalesce(i, 0), coalesce(t, 0), count(*), count(*) filter (where open)
-    from punishments, lateral (values (0::bigint), (guild_id)) as gs (g), lateral (values (0::bigint), (issued_by)) as of_issuer (i),
-        lateral (values (0), (type)) as ts (t)
-    where g is not null and i is not null group by 1, 2, 3
+    select g, i, type, w, count(*), count(*) filter (where open)
+    from punishments, lateral (values (0::bigint), (guild_id)) as of_guild (g), lateral (values (0::bigint), (issued_by)) as of_issuer (i),
+        lateral (values (0), (1 + ((created_at at time zone 'UTC')::date - date '0001-01-01') / 7)) as of_week (w)
+    where g is not null and i is not null group by 1, 2, 3, 4
 """
 
 
@@ -90,12 +90,25 @@ def searches() -> Iterator[tuple[str, Search]]:
         filters = {**subject, **issuer, **kind}
         names = [f"{name}={value}" for name, value in filters.items()] + (["active"] if active else []) + [sort]
         yield " ".join(names), Search(**filters, active_only=active, sort=sort)  # type: ignore[arg-type]
+    beside_dates: list[dict[str, int]] = [
+        {},
+        {"issued_by": ISSUER},
+        {"guild_id": GUILD},
+        {"active_only": True},
+        {"type": 3},
+    ]
+    # Not midnight, so that weeks are cut.
     for days in (1, 30, 365):
-        after = NOW - timedelta(days=days)
-        yield f"created_after=-{days}d", Search(created_after=after)
-        yield f"created_after=-{days}d expires_at", Search(created_after=after, sort="expires_at")
-        yield f"issued_by={ISSUER} created_after=-{days}d", Search(issued_by=ISSUER, created_after=after)
-        yield f"created_before=-{days}d", Search(created_before=after)
+        at = NOW - timedelta(days=days, hours=5)
+        for name, dates in (
+            (f"created_after=-{days}d", {"created_after": at}),
+            (f"created_before=-{days}d", {"created_before": at}),
+            (f"created 10d before -{days}d", {"created_after": at - timedelta(days=10), "created_before": at}),
+        ):
+            for other in beside_dates:
+                for sort in punishment_search.SORTS:
+                    names = [*(f"{key}={value}" for key, value in other.items()), name, sort]
+                    yield " ".join(names), Search(**other, **dates, sort=sort)  # type: ignore[arg-type]
     for offset in (1_000, 100_000):
         yield f"offset={offset}", Search(offset=offset)
         yield f"issued_by={ISSUER} offset={offset}", Search(issued_by=ISSUER, offset=offset)
@@ -141,8 +154,7 @@ def main(arguments: Sequence[str]) -> int:
             taken, total = measure(conn, search, asked.times)
             plan = explain(conn, search)
             plans += [f"-- {name}", *plan, ""]
-            # Who asks for the number of nearly all between two dates has them all counted.
-            if total * 2 < asked.rows and any("Seq Scan on punishments" in line for line in plan):
+            if any("Seq Scan on punishments" in line for line in plan):
                 end_to_end.append(name)
             blocks = sum(
                 int(part.strip(",").partition("=")[2])

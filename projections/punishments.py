@@ -1,7 +1,7 @@
-"""Every punishment ever issued, and how many there are per guild, issuer and type."""
+"""Every punishment ever issued, and how many there are per guild, issuer, type and week."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -34,21 +34,22 @@ TABLE = Table(
     },
     primary_key=("stream", "number"),
     # The search walks the indexes that begin with what it filters by and then (open, type): one walk for each value of
-    # these two that it wants, merged in order. So a few indexes serve every combination; see search.py.
+    # these two that it wants, merged in order. So a few indexes serve every combination; see search.py. created_at stands in
+    # those by end so that a walk by end between dates passes the others without a look at their rows.
     indexes={
         "punishments_id": "unique (id)",
         "punishments_user": "(user_id, created_at, id) where user_id is not null",
         "punishments_created": "(open, type, created_at, id)",
-        "punishments_ends": "(open, type, coalesce(expires_at, 'infinity'), id)",
+        "punishments_ends": "(open, type, coalesce(expires_at, 'infinity'), created_at, id)",
         "punishments_issuer_created": "(issued_by, open, type, created_at, id) where issued_by is not null",
-        "punishments_issuer_ends": "(issued_by, open, type, coalesce(expires_at, 'infinity'), id)"
+        "punishments_issuer_ends": "(issued_by, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where issued_by is not null",
         "punishments_guild_created": "(guild_id, open, type, created_at, id) where guild_id is not null",
-        "punishments_guild_ends": "(guild_id, open, type, coalesce(expires_at, 'infinity'), id)"
+        "punishments_guild_ends": "(guild_id, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where guild_id is not null",
         "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id)"
         " where guild_id is not null",
-        "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'), id)"
+        "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where guild_id is not null",
         # What the clock has to record, and what the count of open ones has too many.
         "punishments_due": "(due_at) where due_at is not null",
@@ -57,15 +58,16 @@ TABLE = Table(
 
 COUNTS = Table(
     name="punishment_counts",
-    # 0 stands for any: no Discord id and no type is 0.
+    # 0 stands for any guild, any issuer, any week (see ``week``). A type is always one.
     columns={
         "guild_id": "bigint not null",
         "issued_by": "bigint not null",
         "type": "smallint not null",
+        "week": "integer not null",
         "total": "bigint not null",
         "open": "bigint not null",
     },
-    primary_key=("guild_id", "issued_by", "type"),
+    primary_key=("guild_id", "issued_by", "type", "week"),
     indexes={},
     options="with (fillfactor = 50)",
 )
@@ -163,9 +165,19 @@ def _issued(recorded: Recorded, kind: int) -> Punishment:
     )
 
 
+WEEK = timedelta(weeks=1)
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+
+
+def week(at: datetime) -> int:
+    """The number of the seven days that hold the moment, 1 for those that begin the year 1 in UTC. Any aware datetime
+    has one, also the first and the last whose UTC year Python cannot write; such a week is below 1 or above the last."""
+    return 1 + (at - _BEGINNING) // WEEK
+
+
 def count(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
     """Brings ``punishment_counts`` along with these changes of rows."""
-    deltas: dict[tuple[int, int, int], list[int]] = {}
+    deltas: dict[tuple[int, int, int, int], list[int]] = {}
     for before, after in changes:
         new = before is None
         opened = after.open - (before is not None and before.open)
@@ -177,25 +189,28 @@ def count(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]
             delta[1] += opened
     # punishment_counts_pkey
     cursor.execute(
-        "insert into punishment_counts as c (guild_id, issued_by, type, total, open)"
-        " select guild_id, issued_by, type, total, open from json_populate_recordset(null::punishment_counts, %s)"
-        " on conflict (guild_id, issued_by, type) do update set total = c.total + excluded.total, open = c.open + excluded.open",
+        "insert into punishment_counts as c (guild_id, issued_by, type, week, total, open)"
+        " select guild_id, issued_by, type, week, total, open from json_populate_recordset(null::punishment_counts, %s)"
+        " on conflict (guild_id, issued_by, type, week)"
+        " do update set total = c.total + excluded.total, open = c.open + excluded.open",
         (
             msgspec.json.encode(
                 [
-                    {"guild_id": guild_id, "issued_by": issued_by, "type": kind, "total": total, "open": opened}
-                    for (guild_id, issued_by, kind), (total, opened) in deltas.items()
+                    dict(zip(COUNTS.columns, (*cell, *delta), strict=True))
+                    for cell, delta in deltas.items()
+                    if delta != [0, 0]
                 ]
             ).decode(),
         ),
     )
 
 
-def _cells(row: Punishment) -> list[tuple[int, int, int]]:
-    """The cells in which a punishment counts: of its type and of any, for each pair of guild and issuer asked for."""
+def _cells(row: Punishment) -> list[tuple[int, int, int, int]]:
+    """The cells in which a punishment counts: of its week and of any, for each pair of guild and issuer asked for."""
     guilds = (0,) if row.guild_id is None else (0, row.guild_id)
     issuers = (0,) if row.issued_by is None else (0, row.issued_by)
-    return [(guild, issuer, kind) for guild in guilds for issuer in issuers for kind in (0, row.type)]
+    weeks = (0, week(row.created_at))
+    return [(guild, issuer, row.type, number) for guild in guilds for issuer in issuers for number in weeks]
 
 
 PROJECTOR = Projector(

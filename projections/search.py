@@ -2,15 +2,15 @@
 
 The indexes of ``punishments`` begin with (guild, issuer, both or neither), then ``open`` and ``type``, then the sort key. A search
 walks one index once for each (open, type) that it wants and merges the walks in order, so it reads no more rows
-than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded yet.
-Two kinds count their matches along an index: a search by user, because a user has few, and one between dates, because
-they may be any.
+than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded yet;
+between dates from its whole weeks, and what the dates cut off the weeks at both ends is counted along an index. So is a
+search by user, because a user has few.
 """
 
 import base64
 import binascii
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -18,7 +18,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING
-from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of
+from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of, week
 
 Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -28,7 +28,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1;
     ``created_after`` and ``created_before`` exclude the moment itself. ``cursor``: a ``next_cursor`` of the same filters and sort; the page after it begins there and ``offset`` has to be 0.
 
-    A punishment without an end sorts behind every end. Equal times sort by id, in the direction of the sort.
+    A punishment without an end sorts behind every end. Equal ends sort by created_at and then by id, equal created_at by id, all in
+    the direction of the sort.
     """
 
     user_id: int | None = None
@@ -55,7 +56,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a page ended, and of which search; ``time`` None: at those without an end."""
+    """Where a page ended, and of which search. ``expires_at`` None: at those without an end, or a sort that does not ask."""
 
     user_id: int | None
     guild_id: int | None
@@ -65,7 +66,8 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     created_after: datetime | None
     created_before: datetime | None
     sort: Sort
-    time: datetime | None
+    expires_at: datetime | None
+    created_at: datetime
     id: int
 
 
@@ -78,6 +80,15 @@ class _Parameters:
     def add(self, value: object, kind: str) -> str:
         self.values.append(value)
         return f"${len(self.values)}::{kind}"
+
+
+class _Dates(msgspec.Struct, frozen=True):
+    """What lies between the dates of a search, as SQL. ``both``: the conditions as they are; ``whole_weeks`` on ``punishment_counts``,
+    and what is left on both sides of these weeks."""
+
+    both: list[str]
+    whole_weeks: str
+    cut_weeks: list[str]
 
 
 _ENDS = "coalesce(expires_at, 'infinity')"
@@ -104,32 +115,35 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
     after = None if search.cursor is None else _decode(search, search.cursor)
     parameters = _Parameters()
     types = _types(search)
-    descending = search.sort.startswith("-")
-    column = "created_at" if search.sort.endswith("created_at") else _ENDS
-    way = "desc" if descending else "asc"
+    way = "desc" if search.sort.startswith("-") else "asc"
     named = (("user_id", search.user_id), ("guild_id", search.guild_id), ("issued_by", search.issued_by))
     wanted = [f"{name} = {value:d}" for name, value in named if value is not None]
-    if search.created_after is not None:
-        wanted.append(f"created_at > {parameters.add(search.created_after, 'timestamptz')}")
-    if search.created_before is not None:
-        wanted.append(f"created_at < {parameters.add(search.created_before, 'timestamptz')}")
+    dates = _dates(search, parameters)
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
-    total = _total(search, types, wanted, moment)
+    total = _total(search, types, wanted, dates, moment)
+    wanted += dates.both
     if search.active_only:
         wanted.append(f"{_ENDS} > {moment}")
     if after is not None:
-        time = parameters.add("infinity" if after.time is None else after.time, "timestamptz")
-        wanted.append(f"({column}, id) {'<' if descending else '>'} ({time}, {after.id:d})")
+        times = {"created_at": parameters.add(after.created_at, "timestamptz")}
+        if _by_end(search):
+            times = {_ENDS: parameters.add(after.expires_at or "infinity", "timestamptz"), **times}
+        beyond = "<" if way == "desc" else ">"
+        wanted.append(f"({', '.join(times)}, id) {beyond} ({', '.join(times.values())}, {after.id:d})")
     # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_, punishments_guild_
     # or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk, because the planner asks a
     # branch of UNION ALL that has conditions of its own for no order.
-    # What ends first was mostly issued first: a walk by end to those issued since some day would pass nearly everything. The sum
-    # is no index's order, so that the planner sorts what lies between the dates.
-    apart = search.created_before if descending else search.created_after
-    sort_key = f"{column} + interval '0'" if column == _ENDS and apart is not None else column
-    order = f"order by sort_key {way}, id {way}"
+    cells = _cells(search, types)
+    sort_key = _ENDS if _by_end(search) else "created_at"
+    if _by_end(search) and dates.both and search.user_id is None:
+        if _few_between(search, now):
+            # The sum is no index's order, so that the planner sorts what lies between the dates.
+            sort_key = f"{_ENDS} + interval '0'"
+        else:
+            cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
+    order = f"order by sort_key {way}, created_at {way}, id {way}"
     last = search.offset + search.limit + 1
-    conditions = [" and ".join([*wanted, *cell]) for cell in _cells(search, types)] or ["false"]
+    conditions = [" and ".join([*wanted, *cell]) for cell in cells] or ["false"]
     walks = [
         f"(select *, {sort_key} as sort_key from punishments where {condition} {order} limit {last:d})"  # noqa: S608
         for condition in conditions
@@ -138,9 +152,36 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
         select {POSITION}, {total}, {COLUMNS} from (select 1) always left join (
             select * from ({" union all ".join(walks)}) walks {order} offset {search.offset:d} limit {search.limit + 1:d}
         ) p on true
-        order by p.sort_key {way}, p.id {way}
+        order by p.sort_key {way}, p.created_at {way}, p.id {way}
     """  # noqa: S608
     return sql, parameters.values
+
+
+def _by_end(search: Search) -> bool:
+    return search.sort.endswith("expires_at")
+
+
+def _few_between(search: Search, now: datetime) -> bool:
+    """Whether it is quicker to sort what lies between the dates than to walk by end, past what does not, until a page is full.
+
+    What ends last was mostly issued last: a walk from there passes what was issued since ``created_before``, each at about
+    a seventh of what sorting one costs. A walk from the first end passes what was running at ``created_after``.
+    """
+    after, before = search.created_after, search.created_before
+    if after is None:
+        return False
+    if search.sort.startswith("-"):
+        return before is not None and (before - after) * 7 < now - before
+    return (before or now) - after < timedelta(days=7)
+
+
+def _parts(search: Search, parameters: _Parameters) -> tuple[str, str]:
+    """Those without an end, which stand in the order of created_at, and those with one."""
+    with_end = f"{_ENDS} < 'infinity'"
+    if search.created_after is not None:
+        # A punishment ends after it began (domain/punishments.py, domain/importing.py). The day is for clocks that differ.
+        with_end += f" and {_ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
+    return f"{_ENDS} = 'infinity'", with_end
 
 
 def page(search: Search, lines: Sequence[Sequence[Any]]) -> Page:
@@ -181,33 +222,59 @@ def _cells(search: Search, types: tuple[int, ...]) -> list[list[str]]:
     return [[state, f"type = {kind:d}"] for state in states for kind in types]
 
 
-def _total(search: Search, types: tuple[int, ...], wanted: list[str], moment: str) -> str:
+def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: _Dates, moment: str) -> str:
     if not types:
         return "0::bigint"
-    of_type = [] if search.type is None else [f"type = {search.type:d}"]
+    of_type = f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
     if search.user_id is not None:
         # punishments_user
         active = ["open", f"{_ENDS} > {moment}"] if search.active_only else []
-        return f"(select count(*) from punishments where {' and '.join([*wanted, *of_type, *active])})"  # noqa: S608
-    if search.created_after is not None or search.created_before is not None:
-        # The _created index of the walks.
-        counts = [
-            f"(select count(*) from punishments where {' and '.join([*wanted, *cell])})"  # noqa: S608
-            for cell in _cells(search, types)
-        ]
-        total = " + ".join(counts)
-    else:
-        counted = "open" if search.active_only else "total"
-        # punishment_counts_pkey
-        total = (
-            f"coalesce((select {counted} from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
-            f" and issued_by = {search.issued_by or 0:d} and type = {search.type or 0:d}), 0)"
-        )
+        return _count([*wanted, *dates.both, of_type, *active])
+    # Both values by name, or no index that begins with it could be walked.
+    state = "open" if search.active_only else "open = any(array[true, false])"
+    counted = "open" if search.active_only else "total"
+    # punishment_counts_pkey
+    whole = (
+        f"coalesce((select sum({counted}) from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
+        f" and issued_by = {search.issued_by or 0:d} and {of_type} and {dates.whole_weeks}), 0)::bigint"
+    )
+    # The _created index of the walks, at most twice seven days of it.
+    total = " + ".join([whole, *(_count([*wanted, state, of_type, cut]) for cut in dates.cut_weeks)])
     if not search.active_only:
         return total
     # punishments_due: a handful, or what came due while no clock worker ran
-    over = " and ".join([f"due_at <= {moment}", *wanted, *of_type])
-    return f"{total} - (select count(*) from punishments where {over})"  # noqa: S608
+    return f"{total} - {_count([f'due_at <= {moment}', *wanted, *dates.both, of_type])}"
+
+
+def _count(conditions: Sequence[str]) -> str:
+    return f"(select count(*) from punishments where {' and '.join(conditions)})"  # noqa: S608
+
+
+def _dates(search: Search, parameters: _Parameters) -> _Dates:
+    after, before = search.created_after, search.created_before
+    if after is None and before is None:
+        return _Dates([], "week = 0", [])
+    later = earlier = None
+    if after is not None:
+        later = f"created_at > {parameters.add(after, 'timestamptz')}"
+    if before is not None:
+        earlier = f"created_at < {parameters.add(before, 'timestamptz')}"
+    both = [condition for condition in (later, earlier) if condition is not None]
+    if after is not None and before is not None and week(after) >= week(before):
+        return _Dates(both, "false", [" and ".join(both)])
+    weeks, cut = ["week > 0"], []
+    if after is not None:
+        weeks.append(f"week > {week(after)}")
+        cut.append(f"{later} and created_at < {_begin(week(after) + 1)}")
+    if before is not None:
+        weeks.append(f"week < {week(before)}")
+        cut.append(f"created_at >= {_begin(week(before))} and {earlier}")
+    return _Dates(both, " and ".join(weeks), cut)
+
+
+def _begin(number: int) -> str:
+    """In SQL, where the year 9999 has a week after its last."""
+    return f"('0001-01-01T00:00:00Z'::timestamptz + interval '{168 * (number - 1)} hours')"
 
 
 def _identity(search: Search | _Cursor) -> tuple[object, ...]:
@@ -217,8 +284,8 @@ def _identity(search: Search | _Cursor) -> tuple[object, ...]:
 
 
 def _encode(search: Search, last: Punishment) -> str:
-    time = last.created_at if search.sort.endswith("created_at") else last.expires_at
-    cursor = msgspec.convert([*_identity(search), time, last.id], _Cursor)
+    expires_at = last.expires_at if _by_end(search) else None
+    cursor = msgspec.convert([*_identity(search), expires_at, last.created_at, last.id], _Cursor)
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
 
 
@@ -230,9 +297,8 @@ def _decode(search: Search, text: str) -> _Cursor:
         cursor = msgspec.json.decode(raw, type=_Cursor)
     except (binascii.Error, UnicodeError, msgspec.DecodeError, RecursionError):
         raise ValueError("cursor is not valid") from None
-    times = (cursor.created_after, cursor.created_before, cursor.time)
-    timeless = cursor.time is None and cursor.sort.endswith("created_at")
-    if timeless or any(time is not None and time.tzinfo is None for time in times) or not 0 < cursor.id < 2**63:
+    times = (cursor.created_after, cursor.created_before, cursor.expires_at, cursor.created_at)
+    if any(time is not None and time.tzinfo is None for time in times) or not 0 < cursor.id < 2**63:
         raise ValueError("cursor is not valid")
     if _identity(cursor) != _identity(search):
         raise ValueError("cursor belongs to another search")

@@ -99,7 +99,9 @@ def test_a_second_advance_after_a_crash_before_the_commit_counts_everything_once
     assert reasons(conn) == [("one", True), ("two", True)]
     assert advance(conn, PUNISHMENTS, memory, 10).folded == 2
     assert reasons(conn) == [("one", True), ("two", False), ("three", True)]
-    total = conn.execute("select total, open from punishment_counts where (guild_id, issued_by, type) = (0, 0, 0)")
+    total = conn.execute(
+        "select sum(total), sum(open) from punishment_counts where (guild_id, issued_by, week) = (0, 0, 0)"
+    )
     assert total.fetchone() == (3, 2)
 
 

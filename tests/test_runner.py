@@ -84,7 +84,7 @@ def test_of_two_runners_of_a_projector_one_works_and_nothing_is_folded_twice(
             head = warned(ledger, n + 1)
         eventually(lambda: all(checkpoint(connection, projector.name) == head for projector in PROJECTORS))
     counted = connection.execute(
-        "select total from punishment_counts where guild_id = 0 and issued_by = 0 and type = 0"
+        "select total from punishment_counts where guild_id = 0 and issued_by = 0 and week = 0"
     ).fetchall()
     assert counted == [(50,)]
 

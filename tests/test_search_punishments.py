@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timezone
 from typing import Any
 from uuid import uuid4
 
@@ -25,13 +25,25 @@ from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
 from tests.random_history import MINUTES
 
+# Counts are kept by weeks, which begin on Mondays at midnight.
+MONDAY = datetime(2026, 3, 9, tzinfo=UTC)
+INSTANT = NOW.resolution
+DATES = (
+    *(NOW + hours * HOUR for hours in range(4)),
+    *(MONDAY + weeks * 7 * DAY for weeks in (-9, -2, -1, 0, 1)),
+    *(MONDAY + weeks * 7 * DAY - INSTANT for weeks in (-2, -1, 0, 1)),
+    *(MONDAY + days * DAY + INSTANT for days in (-7, -3, 0)),
+    datetime(1, 1, 1, tzinfo=UTC),
+    datetime(9999, 12, 20, tzinfo=UTC),
+)
+
 
 def history() -> list[Happened]:
     """240 punishments of three users and two guilds: every third ended in one way or another, many of the same second."""
     made = []
     for n in range(240):
         stream = ("user:1", "user:2", "user:3", "guild:1", "guild:2")[n % 5]
-        at, by = NOW + (n % 4) * HOUR, (ADMIN, ADMIN, OTHER_ADMIN, SYSTEM)[n % 7 % 4]
+        at, by = DATES[n // 5 % len(DATES)], (ADMIN, ADMIN, OTHER_ADMIN, SYSTEM)[n % 7 % 4]
         until = None if n % 3 == 0 else at + (n % 6) * HOUR + HOUR
         reason = f"number {n}"
         if stream.startswith("guild"):
@@ -82,6 +94,18 @@ def ask(conn: psycopg.Connection, search: Search, now: datetime = NOW) -> Page:
     return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=False).fetchall())
 
 
+EDGES = st.none() | st.one_of(
+    st.builds(lambda at, by: at + by, st.sampled_from(DATES[:-2]), st.sampled_from([-INSTANT, 0 * DAY, INSTANT, DAY])),
+    st.datetimes(timezones=st.just(UTC)),
+    st.sampled_from(
+        [
+            datetime.min.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=UTC),
+            datetime.min.replace(tzinfo=timezone(14 * HOUR)),
+            datetime.max.replace(tzinfo=timezone(-14 * HOUR)),
+        ]
+    ),
+)
 SEARCHES = st.builds(
     Search,
     user_id=st.sampled_from([None, None, 1, 2, 99]),
@@ -89,8 +113,8 @@ SEARCHES = st.builds(
     issued_by=st.sampled_from([None, None, 21, 22, 99]),
     type=st.sampled_from([None, None, 1, 2, 3, 4]),
     active_only=st.booleans(),
-    created_after=st.sampled_from([None, None, None, NOW - DAY, NOW, NOW + HOUR]),
-    created_before=st.sampled_from([None, None, None, NOW, NOW + 2 * HOUR, NOW + DAY]),
+    created_after=EDGES,
+    created_before=EDGES,
     sort=st.sampled_from(SORTS),
     limit=st.integers(1, 40),
 )
@@ -114,12 +138,12 @@ def expected(conn: psycopg.Connection, search: Search, now: datetime) -> list[Pu
     def key(row: Punishment) -> tuple[Any, ...]:
         if search.sort.endswith("created_at"):
             return (row.created_at, row.id)
-        return (row.expires_at is None, row.expires_at or NOW, row.id)
+        return (row.expires_at is None, row.expires_at or NOW, row.created_at, row.id)
 
     return sorted(wanted, key=key, reverse=search.sort.startswith("-"))
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MINUTES)
 def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection, search: Search, now: datetime
@@ -140,6 +164,33 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
             break
     assert by_offset == whole
     assert by_cursor == whole
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("active_only", [False, True])
+@pytest.mark.parametrize("days", [0, 1, 6, 8, 99])
+def test_between_any_two_edges_the_total_is_the_number_of_those_between(
+    conn: psycopg.Connection, sort: Sort, active_only: bool, days: int
+) -> None:
+    for at in DATES[:-2]:
+        for by in (-INSTANT, 0 * DAY, INSTANT):
+            after, before = at + by, at + days * DAY
+            search = Search(active_only=active_only, sort=sort, limit=1000, created_after=after, created_before=before)
+            found = ask(conn, search)
+            assert found.punishments == expected(conn, search, NOW)
+            assert found.total == len(found.punishments)
+
+
+def test_weeks_follow_each_other_without_a_hole_through_all_of_time() -> None:
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    assert punishments.week(first) == 1
+    assert punishments.week(first.replace(tzinfo=timezone(HOUR))) == 0
+    assert punishments.week(last) == punishments.week(last.replace(tzinfo=timezone(-HOUR)))
+    assert [punishments.week(MONDAY + by) - punishments.week(MONDAY) for by in (-INSTANT, INSTANT, 7 * DAY)] == [
+        -1,
+        0,
+        1,
+    ]
 
 
 def test_a_page_behind_the_end_is_empty_and_keeps_its_total_and_position(conn: psycopg.Connection) -> None:
@@ -221,7 +272,7 @@ def encoded(value: object) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
 
 
-FILTERS = [None, None, None, None, False, None, None, "-created_at"]
+FILTERS: list[object] = [None, None, None, None, False, None, None, "-created_at"]
 
 
 @pytest.mark.parametrize(
@@ -236,18 +287,19 @@ FILTERS = [None, None, None, None, False, None, None, "-created_at"]
         encoded({}),
         encoded([]),
         encoded(FILTERS),
-        encoded([*FILTERS, None, 5]),
-        encoded([*FILTERS, "2026-03-10T12:00:00", 5]),
-        encoded([*FILTERS, "2026-03-10T12:00:00Z", 0]),
-        encoded([*FILTERS, "2026-03-10T12:00:00Z", 2**63]),
-        encoded([*FILTERS, "2026-03-10T12:00:00Z", "5"]),
-        encoded([None, None, None, None, False, "2026-03-10T12:00:00", None, "-created_at", "2026-03-10T12:00:00Z", 5]),
-        encoded([*FILTERS[:-1], "reason", "2026-03-10T12:00:00Z", 5]),
-        encoded([*FILTERS, "2026-03-10T12:00:00Z", 5]) + "A" * 9,
-        encoded([*FILTERS, "2026-03-10T12:00:00Z", 5, "more"]),
+        encoded([*FILTERS, None, None, 5]),
+        encoded([*FILTERS, None, "2026-03-10T12:00:00", 5]),
+        encoded([*FILTERS, "2026-03-10T12:00:00", "2026-03-10T12:00:00Z", 5]),
+        encoded([*FILTERS, None, "2026-03-10T12:00:00Z", 0]),
+        encoded([*FILTERS, None, "2026-03-10T12:00:00Z", 2**63]),
+        encoded([*FILTERS, None, "2026-03-10T12:00:00Z", "5"]),
+        encoded([*FILTERS[:5], "2026-03-10T12:00:00", None, "-created_at", None, "2026-03-10T12:00:00Z", 5]),
+        encoded([*FILTERS[:-1], "reason", None, "2026-03-10T12:00:00Z", 5]),
+        encoded([*FILTERS, None, "2026-03-10T12:00:00Z", 5]) + "A" * 9,
+        encoded([*FILTERS, None, "2026-03-10T12:00:00Z", 5, "more"]),
         base64.urlsafe_b64encode(b"[" * 3000).decode(),
         base64.urlsafe_b64encode(
-            msgspec.json.encode(FILTERS)[:-1] + b',"2026-03-10T12:00:00Z",5,' + b"[" * 6000
+            msgspec.json.encode(FILTERS)[:-1] + b',null,"2026-03-10T12:00:00Z",5,' + b"[" * 6000
         ).decode(),
     ],
 )
