@@ -1,6 +1,6 @@
 """The door to the ledger: append, load, read forward. Two stores stand behind it, one contract binds both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -40,6 +40,15 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool
 
 
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of the ledger of which only some topics were read. ``passed``: how many events it has, read or not, the last
+    of them at ``position``; with none, ``position`` is where the reading began."""
+
+    events: list[Recorded]
+    passed: int
+    position: int
+
+
 class Ledger(Protocol):
     """Every operation raises LedgerUnavailable when the store cannot be reached."""
 
@@ -61,6 +70,12 @@ class Ledger(Protocol):
     def read(self, after: int, limit: int) -> list[Recorded]:
         """At most ``limit`` events with a position greater than ``after``, in order of position. Nothing is ever
         committed later at a position that this has passed."""
+        ...
+
+    def read_topics(self, topics: Collection[str], after: int, limit: int) -> Passage:
+        """As ``read``, and at most ``limit`` events are passed; but only those of the topics (current ones, as in
+        ``events.EVENTS``) are decoded, the others not even looked into. A topic that this program does not know is never
+        passed: a newer program may have meant it for this reader."""
         ...
 
     def at(self, position: int) -> Recorded | None:

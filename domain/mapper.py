@@ -1,6 +1,6 @@
 """Between events and what the ledger stores of them: names, bytes, and personal text under its subject's key."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from modledger.domain.envelope import Actor, NewEvent, Recorded, Via
 from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased
 from modledger.domain.ledger import Append
 from modledger.domain.personal_text import DamagedText, MasterKey, Standing, SubjectKey
-from modledger.domain.upcasting import upcast
+from modledger.domain.upcasting import UPCASTS, Upcast, newest, upcast
 
 
 class UnreadableEvent(Exception):
@@ -85,6 +85,11 @@ _PLACEHOLDERS: dict[type[Event], dict[str, str | None]] = {
     }
     for event in EVENTS.values()
 }
+
+
+def others_than(topics: Collection[str], upcasts: Mapping[str, tuple[str, Upcast]] = UPCASTS) -> list[str]:
+    """The stored topics that this program knows and that become none of these."""
+    return [topic for topic in (*EVENTS, *upcasts) if newest(topic, upcasts) not in topics]
 
 
 def has_text(event: Event) -> bool:

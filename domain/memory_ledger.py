@@ -67,6 +67,10 @@ class MemoryRecorder(POPOApplicationRecorder):
             start = max(position, 0)
             return [self._row(index) for index in range(start, min(start + limit, len(self._stored_events)))]
 
+    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
+        rows = self.rows_after(position, limit)
+        return [row for row in rows if row.topic not in topics], len(rows), rows[-1].id if rows else position
+
     def rows_of_command(self, position: int) -> list[Row]:
         return self.rows_after(position - 1, self._sizes[position])
 

@@ -59,6 +59,17 @@ _AFTER = """
     select originator_id, originator_version, topic, state, notification_id, recorded_at
         from ledger where notification_id > %s order by notification_id limit %s
 """
+# ledger_position. The last line says how many rows were passed and how far; one statement, so that both are of one moment.
+_AFTER_BUT = """
+    with passed as (
+        select originator_id, originator_version, topic, state, notification_id, recorded_at
+            from ledger where notification_id > %s order by notification_id limit %s
+    )
+    select * from passed where topic <> all(%b)
+    union all
+    select null, count(*), null, null, max(notification_id), null from passed
+    order by 5
+"""
 # ledger_position: from a command's first event to the next event that is the first of its command.
 _COMMAND = """
     select originator_id, originator_version, topic, state, notification_id, recorded_at
@@ -176,6 +187,15 @@ class LedgerRecorder(PostgresApplicationRecorder):
 
     def rows_after(self, position: int, limit: int) -> list[Row]:
         return [Row(*row) for row in self._rows(_AFTER, position, limit)]
+
+    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
+        rows, passed, last = [], 0, None
+        for row in self._rows(_AFTER_BUT, position, limit, list(topics)):
+            if row[0] is None:
+                passed, last = row[1], row[4]
+            else:
+                rows.append(Row(*row))
+        return rows, passed, position if last is None else last
 
     def rows_of_command(self, position: int) -> list[Row]:
         return [Row(*row) for row in self._rows(_COMMAND, position, position)]

@@ -1,6 +1,6 @@
 """What both ledgers are: the library's application around our mapper and one of our recorders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Protocol, cast
 from uuid import UUID
@@ -11,8 +11,8 @@ from eventsourcing.persistence import Mapper
 from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
-from modledger.domain.ledger import Append, Appended, VersionConflict
-from modledger.domain.mapper import EventMapper, Row, StoredCommand, has_text, recorded
+from modledger.domain.ledger import Append, Appended, Passage, VersionConflict
+from modledger.domain.mapper import EventMapper, Row, StoredCommand, has_text, others_than, recorded
 from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
 
 # subject → its key's generation and wrapped bytes
@@ -51,6 +51,11 @@ class CommandRecorder(Protocol):
         ...
 
     def rows_after(self, position: int, limit: int) -> list[Row]: ...
+
+    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
+        """Of the rows after the position, at most ``limit``, those of other topics than these; how many rows that are
+        in all, and the position of the last."""
+        ...
 
     def rows_of_command(self, position: int) -> list[Row]:
         """The events of the command whose first event is at the position."""
@@ -151,6 +156,11 @@ class RecorderLedger(Application[str]):
         """See ``Ledger.read``. Raises UnreadableEvent, with its position, for one that cannot be
         read, and UnknownEvent for one of a newer program."""
         return self._decode(self.recorder.rows_after(after, limit))
+
+    def read_topics(self, topics: Collection[str], after: int, limit: int) -> Passage:
+        """See ``Ledger.read_topics``; raises as ``read``, but not for an event of another topic."""
+        rows, passed, position = self.recorder.rows_but(others_than(topics), after, limit)
+        return Passage(events=self._decode(rows), passed=passed, position=position)
 
     def at(self, position: int) -> Recorded | None:
         """See ``Ledger.at``."""

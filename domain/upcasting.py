@@ -15,6 +15,13 @@ Upcast = Callable[[Payload], Payload]
 UPCASTS: dict[str, tuple[str, Upcast]] = {}
 
 
+def newest(topic: str, upcasts: Mapping[str, tuple[str, Upcast]] = UPCASTS) -> str:
+    """The topic that an event of this stored topic has once it is upcast."""
+    while step := upcasts.get(topic):
+        topic, _ = step
+    return topic
+
+
 def upcast(topic: str, payload: Payload, upcasts: Mapping[str, tuple[str, Upcast]] = UPCASTS) -> tuple[str, Payload]:
     """Takes a stored payload (JSON values by field name) step by step to the newest version of its event. Returns the
     newest topic and the payload in its shape; a topic that has no newer version comes back as it is."""

@@ -101,11 +101,11 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
     if not conn.autocommit:
         raise ValueError("advance needs a connection in autocommit mode")
     after = checkpoint(conn, projector.name)
-    batch = ledger.read(after, limit)
-    if not batch:
+    passage = ledger.read_topics(projector.topics, after, limit)
+    if not passage.passed:
         return Advance(read=0, folded=0, position=after, more=False)
     cursor = conn.cursor(row_factory=tuple_row)
-    wanted = [(recorded, projector.touches(recorded)) for recorded in batch if recorded.event.TOPIC in projector.topics]
+    wanted = [(recorded, projector.touches(recorded)) for recorded in passage.events]
     handled = [(recorded, key) for recorded, key in wanted if key is not None]
     # The first event of a stream finds nothing either.
     sought = {key for recorded, key in handled if recorded.version > 1 and recorded.event.TOPIC not in projector.makes}
@@ -116,7 +116,7 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
     key_of = _key_of(projector.key)
     failure: FoldFailed | None = None
     folded = 0
-    passed = batch
+    reached = passage.position
     for recorded, key in handled:
         mine = rows.setdefault(key[0], {})
         try:
@@ -124,12 +124,13 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
         except Exception as cause:
             failure = FoldFailed(projector.name, recorded, cause)
             failure.__cause__ = cause
-            passed = [earlier for earlier in batch if earlier.position < recorded.position]
+            # Whatever stands before it has been passed, and nothing can come there any more.
+            reached = recorded.position - 1
             break
         for row in changed:
             mine[key_of(row)] = row
         folded += 1
-    if passed:
+    if reached > after:
         changes = [
             (before.get(key), row)
             for mine in rows.values()
@@ -138,13 +139,13 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
         ]
         with conn.transaction():
             # First, because its row lock holds back every other runner of this projector until we have committed.
-            _track(cursor, projector.name, after, passed[-1].position)
+            _track(cursor, projector.name, after, reached)
             _write(cursor, projector, changes)
             if projector.also is not None and changes:
                 projector.also(cursor, changes)
     if failure is not None:
         raise failure
-    return Advance(read=len(batch), folded=folded, position=batch[-1].position, more=len(batch) >= limit)
+    return Advance(read=passage.passed, folded=folded, position=reached, more=passage.passed >= limit)
 
 
 def _key_of(columns: tuple[str, ...]) -> Callable[[Any], Key]:

@@ -11,6 +11,7 @@ import pytest
 from modledger.domain.envelope import SYSTEM, Actor, NewEvent, Recorded
 from modledger.domain.events import (
     ERASED,
+    EVENTS,
     Event,
     SubjectErased,
     SubscriptionGranted,
@@ -18,7 +19,7 @@ from modledger.domain.events import (
     UserRegistered,
     UserWarned,
 )
-from modledger.domain.ledger import Append, Ledger, VersionConflict
+from modledger.domain.ledger import Append, Ledger, Passage, VersionConflict
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.domain.recorder_ledger import RecorderLedger
 
@@ -120,6 +121,37 @@ def test_reading_goes_forward_by_position_as_far_as_the_limit(store: RecorderLed
     assert store.head() == events[4].position
     assert store.at(events[4].position + 1) is None
     assert store.at(0) is None
+
+
+def test_a_reader_of_some_topics_passes_the_others_and_is_told_how_far_it_got(store: RecorderLedger) -> None:
+    facts = [
+        UserRegistered(username="zoë", avatar_url=None),
+        UserWarned(reason="spam"),
+        UserPrefixChanged(old_prefix="!", prefix="?"),
+        UserPrefixChanged(old_prefix="?", prefix="!"),
+        UserWarned(reason="raid"),
+        SubjectErased(reason="asked"),
+    ]
+    for version, fact in enumerate(facts[:-1], 1):
+        store.append(command(event("user:1", version, fact)))
+    erase(store, "user:1", 6)
+    whole = store.read(0, 10)
+    start = whole[0].position - 1
+    for topics in ({"user.warned.v1"}, {"user.warned.v1", "user.registered.v1"}, {"user.banned.v1"}, {*EVENTS}, set()):
+        for limit in range(1, 8):
+            after, found, stretches = start, [], 0
+            while (passage := store.read_topics(topics, after, limit)).passed:
+                there = store.read(after, limit)
+                assert (passage.passed, passage.position) == (len(there), there[-1].position)
+                found += passage.events
+                after, stretches = passage.position, stretches + 1
+            assert found == [e for e in whole if e.event.TOPIC in topics]
+            assert stretches == -(-len(whole) // limit)
+            assert passage == Passage(events=[], passed=0, position=whole[-1].position)
+
+
+def test_a_reader_of_some_topics_finds_nothing_in_an_empty_ledger(store: RecorderLedger) -> None:
+    assert store.read_topics({"user.warned.v1"}, 0, 10) == Passage(events=[], passed=0, position=0)
 
 
 def test_the_events_of_a_command_stand_together_in_their_order(store: RecorderLedger) -> None:

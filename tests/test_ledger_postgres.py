@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from modledger.domain.events import ERASED, SubjectErased, UserWarned
 from modledger.domain.ledger import LedgerUnavailable, VersionConflict
+from modledger.domain.mapper import UnknownEvent, UnreadableEvent
 from modledger.domain.personal_text import WrongMasterKey
 from modledger.domain.postgres_ledger import NotMigrated, PostgresLedger
 from modledger.workers.migrate import apply_sql
@@ -276,6 +277,44 @@ def test_a_ledger_that_was_closed_says_so_and_may_be_closed_again(database: str)
         ledger.read(0, 1)
     with pytest.raises(LedgerUnavailable, match="closed"):
         ledger.append(command(event("user:1", 1)))
+
+
+def planted(database: str, topic: str, state: bytes) -> int:
+    """The position of an event that this program did not write."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        row = connection.execute(
+            "insert into ledger (originator_id, originator_version, topic, state, recorded_at, actor, via)"
+            " select %s, 1, %s, %s, recorded_at, actor, via from ledger order by notification_id desc limit 1"
+            " returning notification_id",
+            (f"user:{topic}", topic, state),
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_reader_of_some_topics_passes_what_it_cannot_read_of_others(database: str, ledger: PostgresLedger) -> None:
+    [good] = warnings(ledger, "user:1", 1, 1)
+    bad = planted(database, "user.banned.v1", b"not json")
+    [last] = warnings(ledger, "user:1", 2, 2)
+    passage = ledger.read_topics({"user.warned.v1"}, 0, 10)
+    assert (passage.events, passage.passed, passage.position) == ([good, last], 3, last.position)
+    with pytest.raises(UnreadableEvent) as caught:
+        ledger.read_topics({"user.banned.v1"}, 0, 10)
+    assert caught.value.position == bad
+
+
+def test_a_reader_of_some_topics_does_not_pass_one_that_the_program_does_not_know(
+    database: str, ledger: PostgresLedger
+) -> None:
+    [good] = warnings(ledger, "user:1", 1, 1)
+    state = ledger.recorder.rows_after(0, 1)[0].state
+    unknown = planted(database, "user.warned.v2", state)
+    warnings(ledger, "user:1", 2, 2)
+    for topics in ({"user.warned.v1"}, {"user.banned.v1"}, set()):
+        with pytest.raises(UnknownEvent) as caught:
+            ledger.read_topics(topics, 0, 10)
+        assert caught.value.position == unknown
+        assert ledger.read_topics(topics, 0, 1).position == good.position
 
 
 def test_the_library_can_read_the_ledger_but_not_write_around_it(ledger: PostgresLedger) -> None:

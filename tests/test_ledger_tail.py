@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from modledger.domain.envelope import SYSTEM, NewEvent
-from modledger.domain.events import UserWarned
+from modledger.domain.events import UserBanned, UserWarned
 from modledger.domain.ledger import Append, VersionConflict
 from modledger.domain.postgres_ledger import PostgresLedger
 from tests.databases import MASTER_KEY
@@ -80,6 +80,8 @@ def test_a_reader_that_follows_eight_writing_processes_misses_nothing_and_sees_n
         for pipe in ours:
             pipe.send("go")
         seen: list[tuple[int, datetime]] = []
+        picked: list[int] = []
+        skipped = picking = skipping = 0
         looks = 0
         written: list[list[int]] = []
         while True:
@@ -88,6 +90,12 @@ def test_a_reader_that_follows_eight_writing_processes_misses_nothing_and_sees_n
             while page := ledger.read(seen[-1][0] if seen else 0, 500):
                 seen += [(event.position, event.recorded_at) for event in page]
                 looks += 1
+            while (some := ledger.read_topics({UserWarned.TOPIC}, picking, 500)).passed:
+                picked += [event.position for event in some.events]
+                picking = some.position
+            while (none := ledger.read_topics({UserBanned.TOPIC}, skipping, 500)).passed:
+                skipped += none.passed
+                skipping = none.position
             # Taken from the pipe at once, or a writer with much to tell would never end.
             written += [pipe.recv() for pipe in wait(ours, timeout=0) if isinstance(pipe, Connection)]
             if done:
@@ -97,6 +105,8 @@ def test_a_reader_that_follows_eight_writing_processes_misses_nothing_and_sees_n
     positions = [position for position, _ in seen]
     assert positions == sorted(set(positions)), "a position came twice or out of order"
     assert positions == [event.position for event in everything], "the follower missed events"
+    assert picked == positions, "the follower of a topic missed events"
+    assert (picking, skipping, skipped) == (positions[-1], positions[-1], len(positions)), "passed is not what is there"
     assert sorted(position for mine in written for position in mine) == positions, "acknowledged is not what is there"
     assert all(mine == sorted(mine) for mine in written), "a later append stands before an earlier one"
     assert [at for _, at in seen] == sorted(at for _, at in seen), "recorded_at went back"

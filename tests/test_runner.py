@@ -148,6 +148,33 @@ def test_an_event_that_cannot_be_read_stops_every_projector_right_before_it(
     assert {checkpoint(connection, projector.name) for projector in PROJECTORS} == {good}
 
 
+def test_an_event_that_cannot_be_read_stops_only_the_projectors_that_handle_its_topic(
+    ledger: PostgresLedger, database: str, connection: psycopg.Connection
+) -> None:
+    good = warned(ledger, 1)
+    connection.execute(
+        "insert into ledger (originator_id, originator_version, topic, state, recorded_at, actor, via)"
+        " select 'user:9', 1, 'user.banned.v1', '{}', recorded_at, actor, via from ledger where notification_id = %s",
+        (good,),
+    )
+    bad = ledger.head()
+    head = warned(ledger, 3)
+    concerned = {projector.name for projector in PROJECTORS if "user.banned.v1" in projector.topics}
+    assert "punishments" in concerned
+
+    with running(ledger, database, PROJECTORS):
+        eventually(
+            lambda: {failure[:3] for failure in failures(connection)} == {(n, bad, "user.banned.v1") for n in concerned}
+        )
+        eventually(
+            lambda: (
+                {projector.name for projector in PROJECTORS if checkpoint(connection, projector.name) == head}
+                == {projector.name for projector in PROJECTORS} - concerned
+            )
+        )
+    assert {checkpoint(connection, name) for name in concerned} == {good}
+
+
 def test_a_standby_process_takes_over_from_one_that_was_killed(
     ledger: PostgresLedger, database: str, connection: psycopg.Connection
 ) -> None:

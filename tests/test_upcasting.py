@@ -16,7 +16,7 @@ import pytest
 from modledger.domain import events
 from modledger.domain.envelope import Actor, Recorded
 from modledger.domain.events import ERASED, EVENTS, Event
-from modledger.domain.mapper import EventMapper, Row, UnknownEvent, UnreadableEvent
+from modledger.domain.mapper import EventMapper, Row, UnknownEvent, UnreadableEvent, others_than
 from modledger.domain.personal_text import MasterKey, SubjectKey
 from modledger.domain.upcasting import UPCASTS, upcast
 from tests.databases import MASTER_KEY
@@ -179,6 +179,20 @@ def test_a_payload_is_taken_through_every_version_up_to_the_newest() -> None:
     assert upcast("warned.v1", {"reason": "spam"}, table) == ("warned.v3", {"why": "spam", "weight": 1})
     assert upcast("warned.v2", {"why": "spam"}, table) == ("warned.v3", {"why": "spam", "weight": 1})
     assert upcast("warned.v3", {"why": "spam", "weight": 5}, table) == ("warned.v3", {"why": "spam", "weight": 5})
+
+
+def test_a_reader_of_a_topic_is_not_spared_its_older_versions() -> None:
+    table = {
+        "user.warned.v0": ("user.warned.v1", dict),
+        "user.warned.vA": ("user.warned.v0", dict),
+        "user.banned.v0": ("user.banned.v1", dict),
+    }
+    others = others_than({"user.warned.v1"}, table)
+    assert set(others) == EVENTS.keys() - {"user.warned.v1"} | {"user.banned.v0"}
+    assert set(others_than({"user.banned.v1"}, table)) == EVENTS.keys() - {"user.banned.v1"} | {
+        "user.warned.v0",
+        "user.warned.vA",
+    }
 
 
 def test_no_event_of_this_program_is_marked_as_old() -> None:
