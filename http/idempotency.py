@@ -22,7 +22,7 @@ import msgspec
 import psycopg
 
 from modledger.http.errors import Problem, Unavailable, bad
-from modledger.http.reader import Reader, Row
+from modledger.http.reader import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, Reader, Row
 from modledger.http.sealing import Sealing
 
 T = TypeVar("T")
@@ -192,15 +192,30 @@ class _Locks:
         return task
 
     async def _ask(self, query: str, number: int) -> bool:
-        async with self._turn:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await psycopg.AsyncConnection.connect(
-                        self._conninfo, autocommit=True, connect_timeout=3, application_name="modledger http locks"
-                    )
-                row = await (await self._connection.execute(query.encode(), (number,))).fetchone()
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if self._connection is not None:
-                    await self._connection.close()
-                raise Unavailable(str(error)) from error
-            return row is not None and bool(row[0])
+        # Without an end a server that is gone without a word would hold up every keyed request of this process.
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S), self._turn:
+                try:
+                    return await self._ask_once(query, number)
+                except (psycopg.OperationalError, psycopg.InterfaceError):
+                    # The server may have restarted.
+                    return await self._ask_once(query, number)
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            raise Unavailable(str(error)) from error
+
+    async def _ask_once(self, query: str, number: int) -> bool:
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = await psycopg.AsyncConnection.connect(
+                    self._conninfo,
+                    autocommit=True,
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                    application_name="modledger http locks",
+                )
+            row = await (await self._connection.execute(query.encode(), (number,))).fetchone()
+        except BaseException:
+            # Broken, or given up in the middle of a query: what it would answer next is not known.
+            if self._connection is not None:
+                await self._connection.close()
+            raise
+        return row is not None and bool(row[0])
