@@ -24,7 +24,7 @@ from modledger.http import (
     subscriptions,
     users_me,
 )
-from modledger.http.edge import named_and_logged
+from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BODY_LIMIT, answer_error
 from modledger.http.openapi import openapi_config
@@ -106,5 +106,5 @@ def create_app(
         # Ours is structlog, in edge.py and errors.py.
         logging_config=None,
     )
-    app.asgi_handler = named_and_logged(app.asgi_handler)
+    app.asgi_handler = named_and_logged(refused_preflights_as_errors(app.asgi_handler))
     return app

@@ -6,12 +6,40 @@ from uuid import uuid4
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types.asgi_types import HTTPResponseStartEvent
 
 from modledger.http.errors import JSON, error_body
 
 log = structlog.get_logger("modledger.http")
 
 _CORRELATION = b"x-correlation-id"
+_PLAIN = b"text/plain; charset=utf-8"
+
+
+def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
+    """``app`` with an error answer like every other where the framework refuses a preflight in plain text."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["method"] != "OPTIONS":
+            await app(scope, receive, send)
+            return
+        held: HTTPResponseStartEvent | None = None
+
+        async def send_as_json(message: Message) -> None:
+            nonlocal held
+            if message["type"] == "http.response.start" and (b"content-type", _PLAIN) in message["headers"]:
+                held = message
+            elif held is not None and message["type"] == "http.response.body":
+                body = error_body(message["body"].decode(), str(scope["state"]["correlation_id"]))
+                held["headers"] = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
+                await send(held)
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+            else:
+                await send(message)
+
+        await app(scope, receive, send_as_json)
+
+    return serve
 
 
 def named_and_logged(app: ASGIApp) -> ASGIApp:
