@@ -15,8 +15,9 @@ from modledger.domain.execute import Outcome, execute
 from modledger.http import freshness
 from modledger.http.endpoints import AnyRequest
 from modledger.http.errors import JSON, error_body, problem_of
-from modledger.http.etags import etag, expected_version, unchanged
+from modledger.http.etags import etag, expected_version, require_tags, unchanged
 from modledger.http.idempotency import HEADER, Answer, Asked, read_key
+from modledger.http.parameters import listed_header, one_header, read_body
 from modledger.http.services import services
 from modledger.http.sessions import Viewer
 
@@ -35,7 +36,7 @@ def reply(request: AnyRequest, view: object, position: int | None, version: int 
     headers: dict[str, str] = {} if position is None else {freshness.HEADER: str(position)}
     if version is not None:
         tag = headers["ETag"] = etag(version, body)
-        if unchanged(request.headers.get("if-none-match"), tag):
+        if unchanged(listed_header(request, "If-None-Match"), tag):
             return Response(None, status_code=304, headers=headers)
     return Response(body, headers=headers, media_type=JSON)
 
@@ -59,8 +60,8 @@ async def answer_once(request: AnyRequest, scope: str, run: Callable[[UUID], Awa
         # Kept with it, since the body of a refusal names it.
         return msgspec.structs.replace(answer, headers={**answer.headers, "X-Correlation-ID": correlation_id})
 
-    key = read_key(request.headers.get(HEADER))
-    asked = Asked(request.method, request.scope["path"], await request.body())
+    key = read_key(one_header(request, HEADER))
+    asked = Asked(request.method, request.scope["path"], await read_body(request))
     answer = await has.keys.once(scope, key, asked, has.clock(), refusing)
     headers = dict(answer.headers)
     if answer.set_cookie is not None:
@@ -87,10 +88,13 @@ async def carry_out(
     for its ETag. ``command`` is made there too, so it may ask the ledger."""
     has = services(request)
     actor = Actor("user", request.user.user_id)
+    if_match = listed_header(request, "If-Match")
+    # Outside, so that a mistake in writing is not kept under the request's Idempotency-Key.
+    require_tags("If-Match", if_match)
 
     def act(command_id: UUID) -> Answer:
-        if_match = expected_version(request.headers.get("if-match"))
-        outcome = execute(has.ledger, command(), context_of(request, actor, command_id, if_match))
+        context = context_of(request, actor, command_id, expected_version(if_match))
+        outcome = execute(has.ledger, command(), context)
         made, version = view(outcome)
         body = msgspec.json.encode(made)
         # Nothing to change: then what the answer says is contained in all there is.

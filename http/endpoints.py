@@ -164,7 +164,7 @@ def check_origin(request: AnyRequest) -> None:
 
     Raises Problem 403 and 415.
     """
-    origin = request.headers.get("origin")
+    origin = parameters.listed_header(request, "origin")
     if origin is None:
         parameters.require_json(request)
     elif origin not in allowed_origins(services(request).settings):

@@ -44,6 +44,12 @@ def expected_version(if_match: str | None) -> int | None:
     return max(versions)
 
 
+def require_tags(header: str, value: str | None) -> None:
+    """Raises Problem 400 for a value that is neither ``*`` nor a list of tags."""
+    if value is not None and value.strip() != "*":
+        _tags(header, value)
+
+
 def _tags(header: str, value: str) -> list[tuple[bool, str]]:
     tags = []
     at = 0

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from litestar import Request
 
 from modledger.http.errors import bad, unavailable
+from modledger.http.parameters import one_header
 from modledger.http.reader import Coalesced
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ CHECKPOINTS = """
 
 def position_asked_for(request: Request[Any, Any, Any]) -> int:
     """The position in the request's X-Ledger-Position, 0 without one. Raises Problem 400."""
-    text = request.headers.get(HEADER)
+    text = one_header(request, HEADER)
     if text is None:
         return 0
     if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:

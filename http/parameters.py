@@ -4,6 +4,7 @@ The framework alone would take the last of a repeated parameter, ignore an unkno
 own. The rules come from the handler's signature, so what OpenAPI says and what is checked are the same.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParameter
 from msgspec import Meta
@@ -163,6 +165,24 @@ def _body_rule(field: msgspec.inspect.Field) -> Rule:
     raise TypeError(f"no rule for a field of type {kind}")
 
 
+# -- headers
+
+
+def one_header(request: Request[Any, Any, Any], name: str) -> str | None:
+    """The value of a header that has one, None without it. Raises Problem 400 where it is given more than once: the framework
+    alone would take the first."""
+    values = request.headers.getall(name, [])
+    if len(values) > 1:
+        raise bad(f"{name} given more than once")
+    return values[0] if values else None
+
+
+def listed_header(request: Request[Any, Any, Any], name: str) -> str | None:
+    """The value of a header that is a list, None without it; several of one name are one list (RFC 9110 §5.3)."""
+    values = request.headers.getall(name, [])
+    return ", ".join(values) if values else None
+
+
 # -- the check
 
 
@@ -171,16 +191,23 @@ async def check(request: Request[Any, Any, Any]) -> None:
     path, query, body = rules_of(request.route_handler)
     if body is not None:
         require_json(request)
-        # Raises 413 beyond the application's limit.
-        check_body(await request.body(), body)
+        check_body(await read_body(request), body)
     for name, rule in path.items():
         check_text_value(rule, str(request.path_params[name]))
     check_query(request.scope["query_string"], query)
 
 
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """The whole body. Raises 413 beyond the application's limit, and Problem 400 where the client broke off."""
+    try:
+        return await request.body()
+    except InternalServerException:
+        raise bad("body is not complete") from None
+
+
 def require_json(request: Request[Any, Any, Any]) -> None:
     """Raises Problem 415 unless the request says that its body is JSON, and 413 when it announces too much of it."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = (listed_header(request, "content-type") or "").partition(";")[0].strip().lower()
     if content_type != JSON:
         raise Problem(415, f"Content-Type must be {JSON}")
     announced = request.headers.get("content-length", "")
@@ -211,8 +238,8 @@ def check_text_value(rule: Rule, value: str) -> None:
     """Raises Problem 400 unless a value of path or query, which is text, is what the rule allows."""
     match rule.kind:
         case "integer":
-            # int() alone would take "+1", " 1", "1_000", "007" and the digits of other scripts.
-            _check_range(rule, int(value) if re.fullmatch(r"-?(0|[1-9][0-9]{0,39})", value) else None)
+            # int() alone would take "+1", " 1", "1_000", "007" and the digits of other scripts. 40 digits are beyond any range.
+            _check_range(rule, int(value[:40]) if re.fullmatch(r"0|-?[1-9][0-9]*", value) else None)
         case "boolean":
             if value.lower() not in ("true", "false", "1", "0"):
                 raise bad(f"{rule.name} must be true or false")
@@ -273,15 +300,26 @@ def check_body(raw: bytes, rules: Iterable[Rule]) -> None:
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises Problem 400."""
+    """The JSON object of a body. Raises Problem 400, also for a field that is given more than once."""
     try:
         decoded = msgspec.json.decode(raw)
+        if isinstance(decoded, dict):
+            # msgspec alone would take the last of several fields of one name.
+            json.loads(raw, object_pairs_hook=_require_unique)
     # Too deep a nesting is one more way not to be JSON of ours.
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, ValueError):
         raise bad("body must be valid JSON") from None
     if not isinstance(decoded, dict):
         raise bad("body must be a JSON object")
     return decoded
+
+
+def _require_unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise bad(f"{name[:_ECHO]} given more than once")
+        seen.add(name)
 
 
 def _check_json_value(rule: Rule, value: object) -> None:

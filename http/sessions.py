@@ -150,9 +150,16 @@ def _cookie(value: str, max_age: int, settings: Settings) -> Cookie:
 
 
 def token_of(request: Request[Any, Any, Any]) -> str | None:
-    """The token in the request's cookie, None where there is none that could be ours."""
-    token = request.cookies.get(COOKIE)
-    return token if token and len(token) <= _LONGEST_TOKEN else None
+    """The token in the request's cookie, of several the last; None where there is none that could be ours."""
+    # Not the framework's own reading: it knows the first header only, and HTTP/2 may bring each cookie in one of its own
+    # (RFC 9113 §8.2.3).
+    for line in reversed(request.headers.getall("cookie", [])):
+        for pair in reversed(line.split(";")):
+            name, _, value = pair.partition("=")
+            if name.strip() == COOKIE:
+                token = value.strip().strip('"')
+                return token if 0 < len(token) <= _LONGEST_TOKEN else None
+    return None
 
 
 def client_ip(request: Request[Any, Any, Any]) -> str | None:

@@ -106,6 +106,46 @@ class World:
             more["headers"] = {"Content-Type": "application/json", **more.get("headers", {})}
         return self.send("POST", path, user, **more)
 
+    def raw(
+        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"", *, breaks_off: bool = False
+    ) -> Response:
+        """One request whose headers are sent just as they are, where a usual client joins those of one name."""
+        if self.catching_up:
+            self.catch_up()
+        received = iter(
+            [
+                {"type": "http.request", "body": body, "more_body": breaks_off},
+                {"type": "http.disconnect"},
+            ]
+        )
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(received)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope: Any = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
+            "client": ("127.0.0.1", 1),
+            "server": ("testserver", 80),
+            "scheme": "http",
+            "http_version": "1.1",
+            "root_path": "",
+            "state": {},
+            "extensions": {},
+        }
+        with self.client.portal() as portal:
+            portal.call(self.client.app, scope, receive, send)
+        content = b"".join(message["body"] for message in sent[1:])
+        return Response(sent[0]["status"], headers=sent[0]["headers"], content=content)
+
     def bot_key(self, bot_id: int = 5000) -> str:
         return create_key(self.connection, "bot", bot_id, self.now)
 

@@ -28,7 +28,9 @@ QUERIES = [
     ("offset=-1", "offset must be 0 or greater"),
     ("offset=x", "offset must be 0 or greater"),
     (f"offset={TOP + 1}", "offset must be an integer below 2^63"),
-    ("offset=" + "9" * 50, "offset must be 0 or greater"),
+    ("offset=" + "9" * 5000, "offset must be an integer below 2^63"),
+    ("offset=-" + "9" * 5000, "offset must be 0 or greater"),
+    ("offset=-0", "offset must be 0 or greater"),
     ("limit=5&limit=5", "limit given more than once"),
     ("user_id=1&user_id=2", "user_id given more than once"),
     ("foo=1", "unknown parameter: foo"),
@@ -342,6 +344,48 @@ def test_a_method_that_a_path_does_not_know_is_answered_with_those_it_does(
     assert allowed in response.headers["allow"].split(", ")
     if method != "HEAD":
         assert error_of(response, 405) == "Method not allowed"
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (b'{"reason": "mild", "reason": "harsh"}', "reason"),
+        (b'{"reason": "spam", "foo": {"a": 1, "a": 2}}', "a"),
+        (b'{"reason": "spam", "re\\u0061son": "harsh"}', "reason"),
+    ],
+)
+def test_a_field_given_more_than_once_is_refused(shared_world: World, raw: bytes, name: str) -> None:
+    response = shared_world.send("POST", BAN, ADMIN, content=raw, headers=JSON)
+    assert error_of(response, 400) == f"{name} given more than once"
+
+
+def test_a_deep_nesting_is_refused_however_deep(shared_world: World) -> None:
+    for depth in (200, 900, 1000, 1500, 5000):
+        raw = b'{"reason": ' + b"[" * depth + b"]" * depth + b"}"
+        response = shared_world.send("POST", BAN, ADMIN, content=raw, headers=JSON)
+        assert error_of(response, 400) in ("reason must be a string", "body must be valid JSON")
+
+
+@pytest.mark.parametrize("name", ["X-Ledger-Position", "Idempotency-Key"])
+def test_a_header_that_has_one_value_is_refused_when_given_twice(shared_world: World, name: str) -> None:
+    headers = [("Cookie", f"hsession={shared_world.token(ADMIN)}"), ("Content-Type", "application/json")]
+    headers += [(name, "1"), (name, "2")]
+    method, path = ("GET", "/v1/users/me") if name == "X-Ledger-Position" else ("POST", BAN)
+    response = shared_world.raw(method, path, headers, b'{"reason": "x"}')
+    assert error_of(response, 400) == f"{name} given more than once"
+
+
+def test_a_content_type_given_twice_is_not_json(shared_world: World) -> None:
+    headers = [("Cookie", f"hsession={shared_world.token(ADMIN)}")]
+    headers += [("Content-Type", "application/json"), ("Content-Type", "text/plain")]
+    error_of(shared_world.raw("POST", BAN, headers, b'{"reason": "x"}'), 415)
+
+
+@pytest.mark.parametrize("path", [BAN, "/v1/authentication/logout"])
+def test_a_body_that_breaks_off_is_the_clients_mistake(shared_world: World, path: str) -> None:
+    headers = [("Cookie", f"hsession={shared_world.token(ADMIN)}"), ("Content-Type", "application/json")]
+    response = shared_world.raw("POST", path, headers, b'{"reason": ', breaks_off=True)
+    assert error_of(response, 400) == "body is not complete"
 
 
 @pytest.mark.parametrize("header", ["-1", "x", "1.5", str(2**63), ""])

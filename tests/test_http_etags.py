@@ -4,6 +4,7 @@ import pytest
 
 from modledger.http.errors import Problem
 from modledger.http.etags import etag, expected_version, unchanged
+from modledger.http.sessions import COOKIE
 from tests.http_client import ADMIN, MODERATOR, USER, World, error_of
 
 WHY = {"reason": "spam"}
@@ -47,6 +48,20 @@ def test_a_weak_or_foreign_tag_never_matches_and_a_malformed_one_is_refused(worl
     error_of(world.post(warn, ADMIN, WHY, headers={"If-Match": '"abc"'}), 412)
     error_of(world.post(warn, ADMIN, WHY, headers={"If-Match": "1"}), 400)
     error_of(world.get(PROFILE, ADMIN, headers={"If-None-Match": "1"}), 400)
+
+
+def test_tags_in_headers_of_their_own_are_one_list(world: World) -> None:
+    tag = world.get(PROFILE, ADMIN).headers["ETag"]
+    cookie = ("Cookie", f"{COOKIE}={world.token(ADMIN)}")
+    json = ("Content-Type", "application/json")
+    asked = world.raw("GET", PROFILE, [cookie, ("If-None-Match", '"x"'), ("If-None-Match", tag)])
+    assert asked.status_code == 304
+    warn = f"/v1/admin/punishments/user/{USER}/warn"
+    stale = ("If-Match", etag(0, b""))
+    both = world.raw("POST", warn, [cookie, json, stale, ("If-Match", tag)], b'{"reason": "spam"}')
+    assert both.status_code == 200
+    # An asterisk is no element of a list.
+    error_of(world.raw("POST", warn, [cookie, json, ("If-Match", "*"), stale], b'{"reason": "spam"}'), 400)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Idempotency-Key: the first answer again, once acted however often it is sent (api.md §1)."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -48,6 +50,34 @@ def test_a_refusal_is_repeated_too(world: World) -> None:
     assert error_of(again, 409) == error_of(first, 409)
     assert again.headers["Idempotency-Replayed"] == "true"
     assert send(world, "two", BAN).status_code == 200
+
+
+def test_a_condition_that_cannot_be_read_is_not_kept(world: World) -> None:
+    headers = {"Idempotency-Key": "one"}
+    error_of(world.post(WARN, ADMIN, WHY, headers={**headers, "If-Match": "unquoted"}), 400)
+    again = world.post(WARN, ADMIN, WHY, headers=headers)
+    assert again.status_code == 200
+    assert "Idempotency-Replayed" not in again.headers
+
+
+LOCKS = "application_name = 'modledger http locks' and datname = current_database()"
+
+
+def test_a_lost_connection_of_the_locks_is_replaced_without_anybody_noticing(world: World) -> None:
+    assert send(world, "one").status_code == 200
+    world.query(f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where {LOCKS}")
+    assert send(world, "two").status_code == 200
+
+
+def test_a_database_that_stops_answering_in_the_middle_holds_up_keyed_requests_only_for_a_while(world: World) -> None:
+    assert send(world, "one").status_code == 200
+    ((backend,),) = world.query(f"select pid from pg_stat_activity where {LOCKS}")
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        assert error_of(send(world, "two"), 503) == "Database unavailable"
+        assert send(world, "two").status_code == 200
+    finally:
+        os.kill(backend, signal.SIGCONT)
 
 
 def test_a_key_of_another_request_is_refused(world: World) -> None:

@@ -191,6 +191,32 @@ def test_an_allowed_page_commands_and_may_read_the_answer(world: World) -> None:
     assert world.send("POST", "/v1/authentication/logout", ADMIN, headers=ALLOWED).status_code == 200
 
 
+@pytest.mark.parametrize("asked", [{"Origin": "https://evil.example"}, {**ALLOWED, "method": "DELETE"}])
+def test_a_browser_that_asks_first_is_refused_like_everybody(world: World, asked: dict[str, str]) -> None:
+    asked = dict(asked)
+    method = asked.pop("method", "POST")
+    response = world.send("OPTIONS", WARN, headers={**asked, "Access-Control-Request-Method": method})
+    assert error_of(response, 400).startswith("Disallowed CORS")
+
+
+def test_cookies_in_headers_of_their_own_are_read_as_one(world: World) -> None:
+    good, bad = ("Cookie", f"hsession={world.token(USER)}"), ("Cookie", "hsession=bad")
+    for headers, status in (
+        ([("Cookie", "a=1"), good, ("Cookie", "b=2")], 200),
+        ([bad, good], 200),
+        ([good, bad], 401),
+        ([("Cookie", f'a=1; hsession="{world.token(USER)}" ;b')], 200),
+        ([("Cookie", "xhsession=a; hsession; =; hsession=")], 401),
+    ):
+        assert world.raw("GET", "/v1/users/me", headers).status_code == status
+
+
+def test_an_origin_given_twice_is_not_allowed(world: World) -> None:
+    headers = [("Cookie", f"hsession={world.token(ADMIN)}"), ("Content-Type", "application/json")]
+    headers += [*ALLOWED.items(), ("Origin", "https://evil.example")]
+    error_of(world.raw("POST", WARN, headers, b'{"reason": "spam"}'), 403)
+
+
 def test_a_browser_that_asks_first_is_told_what_an_allowed_page_may_send(world: World) -> None:
     asking = {
         "Access-Control-Request-Method": "POST",
