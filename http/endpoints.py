@@ -50,14 +50,15 @@ def read(
     example: object,
     errors: Mapping[int, str] | None = None,
     tagged: bool = False,
-    own_503: bool = False,
+    own_503: object = None,
     start: Callable[[AnyRequest], None] | None = None,
 ) -> HTTPRouteHandler:
-    """GET. ``start`` may put a query on its way before it is known who asks; ``tagged``: a single record with an ETag."""
+    """GET. ``start`` may put a query on its way before it is known who asks; ``tagged``: a single record with an ETag;
+    ``own_503``: the example of a 503 that is no error answer."""
     statuses = {400: "unknown parameter: foo", **_who_statuses(access, "GET"), **_SERVER, **(errors or {})}
     if tagged:
         statuses[304] = ""
-    if own_503:
+    if own_503 is not None:
         del statuses[503]
     DOCUMENTED[operation_id] = Documented(
         example=example,
@@ -65,6 +66,7 @@ def read(
         reads=access.who == "session",
         tagged=tagged,
         commands=False,
+        keyed=False,
         conditional=False,
         own_503=own_503,
     )
@@ -96,13 +98,12 @@ def command(
     statuses = {
         400: "reason is required",
         409: "Idempotency-Key was already used with another request",
+        413: "body must not be larger than 64 KiB",
         415: "Content-Type must be application/json",
         **_who_statuses(access, "POST"),
         **_SERVER,
         **(errors or {}),
     }
-    if body_example is not None:
-        statuses[413] = "body must not be larger than 64 KiB"
     DOCUMENTED[operation_id] = Documented(
         example=example,
         body_example=body_example,
@@ -110,6 +111,7 @@ def command(
         reads=False,
         tagged=tagged,
         commands=on_ledger,
+        keyed=True,
         conditional=412 in statuses,
     )
     return post(

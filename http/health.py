@@ -38,7 +38,21 @@ _EXAMPLE = {
     access=NOBODY,
     tag="Health",
     example=_EXAMPLE,
-    own_503=True,
+    own_503={
+        **_EXAMPLE,
+        "status": "unhealthy",
+        "database": False,
+        "db_statistics": {
+            "size": 4,
+            "checked_in": 0,
+            "checked_out": 0,
+            "overflow": 0,
+            "total": 0,
+            "latency_ms": None,
+        },
+        "errors": ["The database cannot be used"],
+        "projections": {},
+    },
 )
 async def get_health(request: AnyRequest) -> Response[HealthView]:
     has = services(request)

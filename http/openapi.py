@@ -44,8 +44,8 @@ _CORRELATION_ID = "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
 
 
 class Documented(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operation's signature does not say. ``example`` is the body of a 200; ``reads``, ``tagged``, ``conditional`` and
-    ``commands`` say which conventions of api.md §1 hold."""
+    """What an operation's signature does not say. ``example`` is the body of a 200; ``reads``, ``tagged``, ``keyed``, ``conditional``
+    and ``commands`` say which conventions of api.md §1 hold."""
 
     example: object
     body_example: object = None
@@ -53,9 +53,10 @@ class Documented(msgspec.Struct, frozen=True, kw_only=True):
     reads: bool
     tagged: bool
     commands: bool
+    keyed: bool
     conditional: bool
-    # A 503 that bears the usual body instead of an error.
-    own_503: bool = False
+    # An example of a 503 that bears the usual body instead of an error.
+    own_503: object = None
 
 
 DOCUMENTED: dict[str, Documented] = {}
@@ -75,10 +76,10 @@ class DocumentedOperation(Operation):
         for status, answer in answers.items():
             cast("OpenAPIResponse", answer).headers = _headers(said, int(status))
         self.responses = dict(sorted(answers.items()))
-        if said.own_503:
+        if said.own_503 is not None:
             self.responses["503"] = OpenAPIResponse(
                 description="Unhealthy: the database cannot be reached",
-                content={JSON: OpenAPIMediaType(schema=content.schema)},
+                content={JSON: OpenAPIMediaType(schema=content.schema, examples={"example": _example(said.own_503)})},
                 headers=_headers(said, 503),
             )
         if isinstance(content.schema, Schema) and content.schema.one_of:
@@ -91,6 +92,17 @@ class DocumentedOperation(Operation):
         if isinstance(self.request_body, RequestBody):
             self.request_body.content[JSON].examples = {"example": _example(said.body_example)}
             self.request_body.required = True
+        for answer in self.responses.values():
+            for media in (cast("OpenAPIResponse", answer).content or {}).values():
+                _forget_ids(media.examples)
+        for parameter in self.parameters or []:
+            _forget_ids(cast("Parameter", parameter).examples)
+
+
+def _forget_ids(examples: Mapping[str, Example | Reference] | None) -> None:
+    # Litestar's own name for the key of an example; in OpenAPI an example has no id.
+    for example in (examples or {}).values():
+        cast("Example", example).id = None
 
 
 def _example(value: object) -> Example:
@@ -169,7 +181,7 @@ def _header_parameters(said: Documented) -> list[Parameter | Reference]:
         found.append((freshness.HEADER, "The answer has to be at least as fresh as this position.", position))
         if said.tagged:
             found.append(("If-None-Match", "ETags that the caller has: 304 when one still holds.", text))
-    else:
+    if said.keyed:
         key = Schema(type=OpenAPIType.STRING, min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
         found.append((idempotency.HEADER, "Repetitions of a request under the same key get the first answer.", key))
         if said.conditional:
@@ -268,7 +280,7 @@ async def _refuse_framework_page(response: Response[Any]) -> Response[Any]:
 
 @get("/viewer.js", include_in_schema=False, sync_to_thread=False)
 def _page_script() -> Response[str]:
-    return Response(_SCRIPT, media_type="text/javascript; charset=utf-8")
+    return Response(_SCRIPT, media_type="text/javascript")
 
 
 @get("/favicon.svg", include_in_schema=False, sync_to_thread=False)
@@ -283,6 +295,7 @@ def _asset(name: FromPath[str]) -> Response[bytes]:
         raise Problem(404, "Not found")
     return Response(
         (_FILES / name).read_bytes(),
-        media_type=f"{kind}; charset=utf-8",
+        # Litestar says the charset.
+        media_type=kind,
         headers={"Cache-Control": "public, max-age=3600"},
     )

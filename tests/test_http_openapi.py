@@ -75,7 +75,9 @@ def test_every_status_has_a_description_an_example_and_its_headers(document: dic
             content = answer["content"][JSON]
             if status == "200":
                 assert content["examples"]["example"]["value"] is not None, path
-            elif path != "/health" or status != "503":
+            elif path == "/health" and status == "503":
+                assert content["examples"]["example"]["value"]["status"] == "unhealthy"
+            else:
                 assert content["schema"] == {"$ref": "#/components/schemas/ErrorView"}
                 assert list(content["examples"]["example"]["value"]) == ["error", "correlation_id"]
         if method == "post":
@@ -83,7 +85,7 @@ def test_every_status_has_a_description_an_example_and_its_headers(document: dic
 
 
 def test_every_answer_to_a_session_documents_what_it_may_be_refused(document: dict[str, Any]) -> None:
-    for path, _, operation in operations(document):
+    for path, method, operation in operations(document):
         statuses = operation["responses"].keys()
         if operation["security"] == [{"session": []}]:
             assert "401" in statuses, path
@@ -92,7 +94,31 @@ def test_every_answer_to_a_session_documents_what_it_may_be_refused(document: di
             assert {"401", "403"} <= statuses, path
         if "{" in path and "/subscriptions/" not in path and "{user_id}" not in path and "{guild_id}" not in path:
             assert "404" in statuses, path
-        assert ("requestBody" in operation) == ("413" in statuses), path
+        assert (method == "post") == ("413" in statuses), path
+
+
+def test_only_commands_take_an_idempotency_key(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        headers = {one["name"] for one in operation.get("parameters", []) if one["in"] == "header"}
+        assert ("Idempotency-Key" in headers) == (method == "post"), path
+        assert not (method == "get" and "If-Match" in headers), path
+
+
+def test_an_example_holds_what_openapi_knows_of_examples(document: dict[str, Any]) -> None:
+    def examples(part: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(part, list):
+            for one in part:
+                yield from examples(one)
+        elif isinstance(part, dict):
+            for name, one in part.items():
+                if name == "examples" and isinstance(one, dict):
+                    yield from one.values()
+                elif name not in ("example", "value"):
+                    yield from examples(one)
+
+    found = list(examples(document["paths"]))
+    assert len(found) > 200
+    assert all(example.keys() <= {"summary", "description", "value", "externalValue"} for example in found)
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -169,6 +195,7 @@ def test_the_viewer_loads_nothing_from_elsewhere(shared_world: World, path: str)
         asset = shared_world.get(link)
         assert asset.status_code == 200, link
         assert len(asset.content) > 100
+        assert asset.headers["content-type"].count("charset") <= 1
     assert b"SwaggerUIBundle" in shared_world.get("/schema/assets/swagger-ui-bundle.js").content
 
 
