@@ -4,7 +4,7 @@ Types come from the handlers' signatures; what those cannot say stands in ``Docu
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -94,15 +94,18 @@ class DocumentedOperation(Operation):
             self.request_body.required = True
         for answer in self.responses.values():
             for media in (cast("OpenAPIResponse", answer).content or {}).values():
-                _forget_ids(media.examples)
+                media.examples = _without_ids(media.examples)
         for parameter in self.parameters or []:
-            _forget_ids(cast("Parameter", parameter).examples)
+            described = cast("Parameter", parameter)
+            described.examples = _without_ids(described.examples)
 
 
-def _forget_ids(examples: Mapping[str, Example | Reference] | None) -> None:
-    # Litestar's own name for the key of an example; in OpenAPI an example has no id.
-    for example in (examples or {}).values():
-        cast("Example", example).id = None
+def _without_ids(examples: Mapping[str, Example | Reference] | None) -> dict[str, Example | Reference] | None:
+    # Litestar's own name for the key of an example; in OpenAPI an example has no id. Copies: the next application of this
+    # process still needs the ids.
+    if examples is None:
+        return None
+    return {key: replace(cast("Example", example), id=None) for key, example in examples.items()}
 
 
 def _example(value: object) -> Example:

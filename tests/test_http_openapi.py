@@ -121,6 +121,10 @@ def test_an_example_holds_what_openapi_knows_of_examples(document: dict[str, Any
     assert all(example.keys() <= {"summary", "description", "value", "externalValue"} for example in found)
 
 
+def test_every_application_of_a_process_says_the_same(document: dict[str, Any], shared_world: World) -> None:
+    assert shared_world.get("/schema/openapi.json").json() == document
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     references = set(re.findall(r"'\$ref': '#/components/schemas/(\w+)'", repr(document)))
