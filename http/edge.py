@@ -52,6 +52,7 @@ def named_and_logged(app: ASGIApp) -> ASGIApp:
             return
         correlation_id = uuid4()
         scope["state"]["correlation_id"] = correlation_id
+        named = str(correlation_id)
         began = time.perf_counter()
         status = 0
 
@@ -59,18 +60,18 @@ def named_and_logged(app: ASGIApp) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = list(message["headers"])
-                if not any(name.lower() == _CORRELATION for name, _ in headers):
-                    headers.append((_CORRELATION, str(correlation_id).encode()))
-                headers.append((b"x-content-type-options", b"nosniff"))
-                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                headers = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                given = {name.lower() for name, _ in headers}
+                if _CORRELATION not in given:
+                    headers.append((_CORRELATION, named.encode()))
+                if b"cache-control" not in given:
                     # Who may see what changes from one moment to the next.
                     headers.append((b"cache-control", b"no-store"))
                 message["headers"] = headers
             await send(message)
 
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(correlation_id=str(correlation_id))
+        structlog.contextvars.bind_contextvars(correlation_id=named)
         try:
             await app(scope, receive, send_named)
         except Exception:
@@ -84,7 +85,7 @@ def named_and_logged(app: ASGIApp) -> ASGIApp:
                     "headers": [(b"content-type", JSON.encode())],
                 }
             )
-            body = error_body("Internal server error", str(correlation_id))
+            body = error_body("Internal server error", named)
             await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
             took = round((time.perf_counter() - began) * 1000, 2)
