@@ -1,7 +1,10 @@
 """The read models there are, and the making of their tables."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
@@ -22,19 +25,39 @@ PROJECTORS: Final[tuple[Projector[Any], ...]] = (
 _LOCK = 0x6D6C_7265_6164
 
 
-def create_missing(conn: psycopg.Connection[Any]) -> list[str]:
-    """Makes each read table that is missing, with its indexes, and answers the names of the projectors that begin anew.
+def fingerprint(projector: Projector[Any]) -> str:
+    """The same for the same tables and the same version of the fold."""
+    tables = [msgspec.structs.asdict(table) for table in (projector.table, *projector.beside)]
+    described: bytes = msgspec.json.encode([projector.version, tables], order="deterministic")
+    return hashlib.sha256(described).hexdigest()
 
-    A projector one of whose tables was missing folds the ledger again from its beginning into new ones. Callers at the
-    same time wait for each other; inside a transaction of the caller's it becomes part of that. Needs the numbered migrations.
+
+def outdated(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
+    """The names of the projectors whose tables are missing or made by another version. Needs the numbered migrations."""
+    cursor = conn.cursor(row_factory=tuple_row)
+    # The whole table, a row per projector.
+    known: dict[str, str] = dict(cursor.execute("select projector, fingerprint from read_models").fetchall())
+    return [
+        projector.name
+        for projector in projectors
+        if known.get(projector.name) != fingerprint(projector)
+        or not all(_exists(cursor, table) for table in (projector.table, *projector.beside))
+    ]
+
+
+def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
+    """Makes each read table that is missing or of another version, with its indexes, and answers the names of the
+    projectors that begin anew: they fold the ledger again from its beginning.
+
+    Callers at the same time wait for each other; inside a transaction of the caller's it becomes part of that. Needs the
+    numbered migrations.
     """
-    anew = []
     with conn.transaction():
         cursor = conn.cursor(row_factory=tuple_row)
         cursor.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
-        for projector in PROJECTORS:
-            tables = (projector.table, *projector.beside)
-            if all(_exists(cursor, table) for table in tables):
+        anew = outdated(conn, projectors)
+        for projector in projectors:
+            if projector.name not in anew:
                 continue
             # 0 and not no row: a runner that still holds an older position is fenced by it. projection_tracking_pkey
             cursor.execute(
@@ -43,10 +66,15 @@ def create_missing(conn: psycopg.Connection[Any]) -> list[str]:
                 (projector.name,),
             )
             cursor.execute("delete from projection_failures where projector = %s", (projector.name,))
-            for table in tables:
+            for table in (projector.table, *projector.beside):
                 cursor.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(table.name)))
                 create(cursor, table)
-            anew.append(projector.name)
+            # read_models_pkey
+            cursor.execute(
+                "insert into read_models values (%s, %s)"
+                " on conflict (projector) do update set fingerprint = excluded.fingerprint",
+                (projector.name, fingerprint(projector)),
+            )
     return anew
 
 

@@ -42,6 +42,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     so that none has to be looked for. ``fold`` answers the rows that the event makes or changes,
     from the loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense.
     ``also`` writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``.
+    ``version`` goes up when the same events are to give other rows: then the tables are folded anew.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     makes: frozenset[str] = frozenset()
     also: Callable[[Cursor, Sequence[tuple[R | None, R]]], None] | None = None
     beside: tuple[Table, ...] = ()
+    version: int = 1
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True):

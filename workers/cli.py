@@ -31,6 +31,7 @@ from modledger.workers.database import database
 from modledger.workers.logs import configure_logs
 from modledger.workers.master_key import MasterKeyError, master_key
 from modledger.workers.migrate import MigrationError, migrate, require_migrated
+from modledger.workers.port import PortTaken
 from modledger.workers.postgres_programs import PostgresError
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
 
@@ -40,6 +41,7 @@ DISCORD_ID = click.IntRange(1, 2**63 - 1)
 
 def main() -> None:
     """Runs the command line; what goes wrong ends in one line on standard error, never a traceback."""
+    _open_standard_streams()
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as leaving:
@@ -55,11 +57,22 @@ def main() -> None:
         _fail(error, 1)
     except (PostgresError, MigrationError, NotMigrated) as error:
         _fail(error, 1)
-    except (MasterKeyError, WrongMasterKey, LedgerUnavailable, psycopg.Error) as error:
+    except (MasterKeyError, WrongMasterKey, LedgerUnavailable, PortTaken, psycopg.Error) as error:
         _fail(error, 1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
 
 
-def _fail(error: Exception, status: int) -> None:
+def _open_standard_streams() -> None:
+    # Whoever starts us with one of them closed would have the next file or socket take its number, and be written to.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _fail(error: Exception | str, status: int) -> None:
     click.echo(f"modledger: {error}", err=True)
     sys.exit(status)
 
@@ -70,7 +83,7 @@ def _settings(*, development: bool = False) -> Settings:
 
 @contextmanager
 def _ledger(settings: Settings, connections: int) -> Iterator[tuple[PostgresLedger, str]]:
-    with database(settings) as (conninfo, _):
+    with database(settings) as conninfo:
         require_migrated(conninfo)
         with PostgresLedger(conninfo, master_key(settings, conninfo), connections=connections) as ledger:
             yield ledger, conninfo
@@ -128,14 +141,17 @@ def work(parent_fd: int | None) -> None:
 
 @cli.command("migrate")
 def migrate_command() -> None:
-    """Bring the database to this program's schema."""
+    """Bring the database to this program's schema, and its read tables up to date."""
+    from modledger.projections.catalog import PROJECTORS
+    from modledger.workers.runner import catch_up
+
     settings = _settings()
     configure_logs(settings.log_level, "migrate")
-    with database(settings) as (conninfo, _):
+    with database(settings) as conninfo:
         applied = migrate(conninfo)
         # Makes the key of a new installation and checks that of an old one.
-        with PostgresLedger(conninfo, master_key(settings, conninfo), connections=1):
-            pass
+        with PostgresLedger(conninfo, master_key(settings, conninfo), connections=1) as ledger:
+            catch_up(ledger, conninfo, PROJECTORS)
     click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 
 
@@ -191,7 +207,7 @@ def _make_key(bot_id: int | None) -> None:
 
     settings = _settings()
     configure_logs(settings.log_level, "key")
-    with database(settings) as (conninfo, _):
+    with database(settings) as conninfo:
         require_migrated(conninfo)
         with psycopg.connect(conninfo, autocommit=True) as connection:
             kind: Literal["public", "bot"] = "public" if bot_id is None else "bot"

@@ -1,33 +1,54 @@
 """Where the database is: the user's own server, or the embedded one of the data directory."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+
+import psycopg
+import structlog
 
 from modledger.domain.settings import Settings
 from modledger.workers.postgres import EmbeddedPostgres
+from modledger.workers.postgres_programs import PostgresError
 
+log = structlog.get_logger()
 
-class Database(NamedTuple):
-    """``revive`` starts the embedded server again if somebody killed it, and does nothing for a server of the user's."""
-
-    conninfo: str
-    revive: Callable[[], object]
+CHECK_SECONDS = 1.0
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[Database]:
-    """A running database, for as long as the block lasts.
+def database(settings: Settings) -> Iterator[str]:
+    """The URL of a running database, for as long as the block lasts.
 
     With MODLEDGER_DATABASE_URL nothing is started. Otherwise this process attaches to the embedded server in
-    ``$MODLEDGER_DATA_DIR/postgres``, starting it when none of ours has yet; the last one out stops it. Raises PostgresError.
+    ``$MODLEDGER_DATA_DIR/postgres``, starting it when none of ours has yet, and again should somebody kill it; the last one out
+    stops it. Raises PostgresError.
     """
     if settings.database_url is not None:
-        yield Database(settings.database_url, lambda: None)
+        yield settings.database_url
         return
     server = EmbeddedPostgres(settings.data_dir / "postgres", bin_dir=settings.postgres_bin)
     conninfo = server.attach()
+    leaving = threading.Event()
+    watch = threading.Thread(target=_keep_running, args=(server, conninfo, leaving), name="postgres", daemon=True)
+    watch.start()
     try:
-        yield Database(conninfo, server.attach)
+        yield conninfo
     finally:
+        leaving.set()
+        watch.join()
         server.detach()
+
+
+def _keep_running(server: EmbeddedPostgres, conninfo: str, leaving: threading.Event) -> None:
+    while not leaving.wait(CHECK_SECONDS):
+        try:
+            psycopg.connect(conninfo, connect_timeout=5).close()
+        except psycopg.OperationalError as error:
+            log.warning("PostgreSQL does not answer", error=str(error))
+            try:
+                server.attach()
+            except PostgresError as failure:
+                log.warning("PostgreSQL does not start again yet", error=str(failure))
+            else:
+                log.warning("PostgreSQL answers again")

@@ -74,6 +74,11 @@ def require_migrated(conninfo: str) -> None:
         raise MigrationError(
             "the database was migrated by another version of this program: run modledger migrate to see"
         )
+    from modledger.projections.catalog import outdated
+
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        if names := outdated(connection):
+            raise MigrationError(f"the read tables of {', '.join(names)} are of another version: run modledger migrate")
 
 
 def _locked(conninfo: str) -> psycopg.Connection:

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,17 +24,17 @@ from modledger.domain.settings import Settings
 from modledger.domain.subjects import User, fold
 from modledger.http.sessions import lifetime, open_session
 from modledger.projections.catalog import PROJECTORS
-from modledger.projections.projector import Fenced
 from modledger.workers import demo
 from modledger.workers.cookie_jar import write_cookie_jar
 from modledger.workers.database import database
 from modledger.workers.master_key import master_key
 from modledger.workers.migrate import migrate
+from modledger.workers.port import require_free_port
 from modledger.workers.runner import catch_up
 
 READY_SECONDS = 60
 STOP_SECONDS = 15
-REVIVE_SECONDS = 1.0
+CHECK_SECONDS = 0.2
 # A process that ends within this time of its start, several times in a row, will not be helped by another start.
 EARLY_SECONDS = 5
 EARLY_ENDS = 3
@@ -49,43 +48,22 @@ def up(settings: Settings, stop: threading.Event) -> None:
     """Runs until ``stop`` is set or nothing can be done any more. Raises UpError, and what its parts raise."""
     require_free_port(settings.host, settings.port)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with database(settings) as (conninfo, revive):
+    with database(settings) as conninfo:
         migrate(conninfo)
         with PostgresLedger(conninfo, master_key(settings, conninfo), connections=2) as ledger:
             if settings.demo and ledger.head() == 0:
                 click.echo("Loading demo data")
                 demo.load_demo(ledger, conninfo, now=datetime.now(UTC))
-                # So that the first answer is the right one. Should workers run elsewhere, they are at it already.
-                with suppress(Fenced):
-                    catch_up(ledger, conninfo, PROJECTORS)
+            # So that the first answer is the right one, also after tables were made anew.
+            catch_up(ledger, conninfo, PROJECTORS)
             jars = _log_in_demo_roles(settings, ledger, conninfo) if demo.is_loaded(ledger) else None
             with processes(settings) as children:
                 _wait_until_ready(settings, children, stop)
                 if not stop.is_set():
                     _welcome(settings, jars)
-                while not stop.wait(REVIVE_SECONDS):
-                    revive()
+                while not stop.wait(CHECK_SECONDS):
                     for child in children:
                         child.keep_alive()
-
-
-def require_free_port(host: str, port: int) -> None:
-    """Raises UpError when somebody else listens there. Waits a moment, because the server of a predecessor that was
-    killed needs one to leave."""
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise UpError(
-                    f"cannot listen on {host}:{port} ({error.strerror}): set MODLEDGER_PORT to another"
-                ) from None
-            time.sleep(0.1)
 
 
 class Child:
@@ -151,12 +129,14 @@ def processes(settings: Settings) -> Iterator[list[Child]]:
 
 
 def _wait_until_ready(settings: Settings, children: list[Child], stop: threading.Event) -> None:
+    # A proxy of the machine's must not stand between us and ourselves.
+    ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     deadline = time.monotonic() + READY_SECONDS
     while not stop.wait(0.1):
         for child in children:
             child.keep_alive()
         try:
-            with urllib.request.urlopen(f"{base_url(settings)}/health", timeout=2) as answer:  # noqa: S310
+            with ask(f"{base_url(settings)}/health", timeout=2) as answer:
                 health = json.load(answer)
         except (OSError, ValueError, urllib.error.HTTPError):
             health = {}
