@@ -12,6 +12,9 @@ from modledger.http.services import Services, services
 from modledger.http.views import DatabaseStatisticsView, HealthView, ProjectionView, whole
 from modledger.projections import health
 
+# A projector is milliseconds behind, and seconds in a flood; more means that nobody runs it or that it gets nowhere.
+LONGEST_LAG_S = 30.0
+
 _EXAMPLE = {
     "status": "healthy",
     "database": True,
@@ -34,7 +37,7 @@ _EXAMPLE = {
 @read(
     "/health",
     operation_id="get_health",
-    summary="Whether the service works: degraded while a projector is stopped, unhealthy without its database",
+    summary="Whether the service works: degraded while a projector is stopped or far behind, unhealthy without its database",
     access=NOBODY,
     tag="Health",
     example=_EXAMPLE,
@@ -63,6 +66,11 @@ async def get_health(request: AnyRequest) -> Response[HealthView]:
         return _answer(has, "unhealthy", None, [], ["The database cannot be used"])
     errors = [
         f"The projector {one.name} has stopped at position {one.failure.position}" for one in projectors if one.failure
+    ]
+    errors += [
+        f"The projector {one.name} is {one.lag_seconds:.0f} s behind"
+        for one in projectors
+        if not one.failure and one.lag_seconds > LONGEST_LAG_S
     ]
     return _answer(has, "degraded" if errors else "healthy", latency_ms, projectors, errors)
 

@@ -1,6 +1,8 @@
 """GET /health, and what everything answers while the database is away (api.md §1 and §4)."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -57,6 +59,17 @@ def test_a_stopped_projector_makes_it_degraded_and_its_error_stays_inside(world:
     assert response.json()["status"] == "degraded"
     assert response.json()["errors"] == ["The projector bots has stopped at position 7"]
     assert "secret" not in response.text
+
+
+def test_a_projector_that_nobody_runs_makes_it_degraded(world: World) -> None:
+    world.catching_up = False
+    for name in ("profile", "subscription_history", "permission_history", "guilds", "bots"):
+        world.catch_up(name)
+    world.now = datetime.now(UTC) + timedelta(seconds=60)
+    body = world.get("/health").json()
+    assert body["status"] == "degraded"
+    assert len(body["errors"]) == 1
+    assert re.fullmatch(r"The projector punishments is \d+ s behind", body["errors"][0])
 
 
 @pytest.fixture

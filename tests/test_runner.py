@@ -26,6 +26,7 @@ from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import Key, Projector, checkpoint
 from modledger.workers.runner import run_projectors
 from tests.databases import MASTER_KEY
+from tests.test_ledger_contract import command, event
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 PATIENCE_SECONDS = 30
@@ -173,6 +174,23 @@ def test_an_event_that_cannot_be_read_stops_only_the_projectors_that_handle_its_
             )
         )
     assert {checkpoint(connection, name) for name in concerned} == {good}
+
+
+def test_an_event_whose_row_does_not_fit_stops_its_projectors_right_before_it(
+    ledger: PostgresLedger, database: str, connection: psycopg.Connection
+) -> None:
+    good = warned(ledger, 1)
+    level = events.PermissionChanged(old_level=0, new_level=40_000, reason="planted")
+    bad = ledger.append(command(event("user:2", 1, level))).events[0].position
+    head = warned(ledger, 3)
+
+    with running(ledger, database, PROJECTORS):
+        eventually(lambda: len(failures(connection)) == 2 and checkpoint(connection, "punishments") == head)
+    assert {failure[:3] for failure in failures(connection)} == {
+        ("profile", bad, "user.permission_changed.v1"),
+        ("permission_history", bad, "user.permission_changed.v1"),
+    }
+    assert checkpoint(connection, "profile") == good
 
 
 def test_a_standby_process_takes_over_from_one_that_was_killed(

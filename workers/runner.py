@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -15,9 +16,11 @@ from modledger.workers.turn import wait_for_turn
 
 log = structlog.get_logger()
 
-BATCH = 2_000
+BATCH = 5_000
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 1.0
+# What one event can do to a batch: its bytes are no event, or its row does not fit the table.
+UNFIT = (UnreadableEvent, psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
 
 
 def run_projectors(
@@ -25,7 +28,8 @@ def run_projectors(
 ) -> list[threading.Thread]:
     """Starts a thread for each projector and one that wakes them; they end when ``stop`` is set.
 
-    A projector whose fold raises, or that meets an event that cannot be read, stops where it stands: it leaves its position, event and error in
+    A projector that cannot take an event (the fold raises, its bytes are no event, the row does not fit) stops right before it:
+    it leaves position, event and error in
     ``projection_failures`` and in the log, the others go on, and the next process that runs it tries that event again.
     """
     bells = {projector.name: threading.Event() for projector in projectors}
@@ -44,24 +48,28 @@ def run_projectors(
     return threads
 
 
+class Stopped(Exception):
+    """The projector stands before an event that it cannot take; everything before it is folded."""
+
+    def __init__(self, position: int, event_id: UUID | None, topic: str, cause: Exception) -> None:
+        super().__init__(f"{topic} at position {position}: {cause!r}")
+        self.position, self.event_id, self.topic, self.cause = position, event_id, topic, cause
+
+
 def _run(
     ledger: Ledger, conninfo: str, projector: Projector[Any], bell: threading.Event, stop: threading.Event
 ) -> None:
+    name = f"modledger {projector.name}"
     while not stop.is_set():
         try:
-            with psycopg.connect(
-                conninfo, autocommit=True, application_name=f"modledger {projector.name}"
-            ) as connection:
+            with psycopg.connect(conninfo, autocommit=True, application_name=name) as connection:
                 if wait_for_turn(connection, f"projector {projector.name}", stop):
                     log.info("projector is active", projector=projector.name)
                     _follow(ledger, connection, projector, bell, stop)
-        except FoldFailed as failure:
-            _record(conninfo, projector.name, failure.position, failure.event_id, failure.topic, repr(failure.cause))
+        except Stopped as stopped:
+            _record(conninfo, projector.name, stopped, stop)
             return
-        except UnreadableEvent as unreadable:
-            _record(conninfo, projector.name, unreadable.position, UUID(int=0), unreadable.topic, repr(unreadable))
-            return
-        except (psycopg.Error, LedgerUnavailable, Fenced) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, LedgerUnavailable, Fenced) as error:
             log.warning("projector starts over", projector=projector.name, error=str(error))
             stop.wait(RETRY_SECONDS)
         except Exception:
@@ -78,17 +86,20 @@ def _follow(
     stop: threading.Event,
 ) -> None:
     failed_at = _failed_at(connection, projector.name)
-    limit = BATCH
+    one_by_one = 0
     while not stop.is_set():
         bell.clear()
         try:
-            step: Advance = advance(connection, projector, ledger, limit)
-        except UnreadableEvent:
-            if limit == 1:
-                raise
-            # It spoils the whole batch; one by one, everything before it is folded.
-            limit = 1
+            step: Advance = advance(connection, projector, ledger, 1 if one_by_one else BATCH)
+        except FoldFailed as failure:
+            raise Stopped(failure.position, failure.event_id, failure.topic, failure.cause) from failure
+        except UNFIT as error:
+            if one_by_one:
+                raise _stopped_by(error, ledger, connection, projector) from error
+            # One event spoils the whole batch; one by one, everything before it is folded.
+            one_by_one = BATCH
             continue
+        one_by_one = max(0, one_by_one - 1)
         if failed_at is not None and step.position >= failed_at:
             # projection_failures_pkey
             connection.execute("delete from projection_failures where projector = %s", (projector.name,))
@@ -98,25 +109,38 @@ def _follow(
             bell.wait(POLL_SECONDS)
 
 
+def _stopped_by(error: Exception, ledger: Ledger, connection: psycopg.Connection, projector: Projector[Any]) -> Stopped:
+    if isinstance(error, UnreadableEvent):
+        return Stopped(error.position, None, error.topic, error)
+    event = ledger.read(checkpoint(connection, projector.name), 1)[0]
+    return Stopped(event.position, event.event_id, event.event.TOPIC, error)
+
+
 def _failed_at(connection: psycopg.Connection, name: str) -> int | None:
     # projection_failures_pkey
     row = connection.execute("select position from projection_failures where projector = %s", (name,)).fetchone()
     return None if row is None else int(row[0])
 
 
-def _record(conninfo: str, projector: str, position: int, event_id: UUID, topic: str, error: str) -> None:
-    log.error(
-        "projector stopped", projector=projector, position=position, event_id=str(event_id), topic=topic, error=error
-    )
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        # projection_failures_pkey
-        connection.execute(
-            "insert into projection_failures (projector, position, event_id, topic, error, failed_at)"
-            " values (%s, %s, %s, %s, %s, now())"
-            " on conflict (projector) do update set position = excluded.position, event_id = excluded.event_id,"
-            " topic = excluded.topic, error = excluded.error, failed_at = excluded.failed_at",
-            (projector, position, event_id, topic, error),
-        )
+def _record(conninfo: str, projector: str, stopped: Stopped, stop: threading.Event) -> None:
+    where = {"position": stopped.position, "event_id": str(stopped.event_id), "topic": stopped.topic}
+    log.error("projector stopped", projector=projector, **where, error=repr(stopped.cause))
+    # A failure that nobody is told of would be the worst one, so this is tried for as long as it takes.
+    while not stop.is_set():
+        try:
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                # projection_failures_pkey
+                connection.execute(
+                    "insert into projection_failures (projector, position, event_id, topic, error, failed_at)"
+                    " values (%s, %s, %s, %s, %s, now())"
+                    " on conflict (projector) do update set position = excluded.position, event_id = excluded.event_id,"
+                    " topic = excluded.topic, error = excluded.error, failed_at = excluded.failed_at",
+                    (projector, stopped.position, stopped.event_id or UUID(int=0), stopped.topic, repr(stopped.cause)),
+                )
+            return
+        except psycopg.Error as error:
+            log.warning("the failure is not recorded yet", projector=projector, error=str(error))
+            stop.wait(RETRY_SECONDS)
 
 
 def _ring(conninfo: str, bells: Iterable[threading.Event], stop: threading.Event) -> None:
@@ -135,10 +159,15 @@ def _ring(conninfo: str, bells: Iterable[threading.Event], stop: threading.Event
 
 def catch_up(ledger: Ledger, conninfo: str, projectors: Iterable[Projector[Any]]) -> int:
     """Folds everything that the ledger holds now into each projector's table, in this thread; returns the head reached.
-    For tools and tests; another active runner of the same projector makes it raise Fenced."""
+    Where a worker is at it already, their batches take turns. A projector that cannot take an event is left to the worker,
+    which stops there visibly. Raises psycopg.Error and LedgerUnavailable."""
     head = ledger.head()
     with psycopg.connect(conninfo, autocommit=True) as connection:
         for projector in projectors:
-            while checkpoint(connection, projector.name) < head:
-                advance(connection, projector, ledger, BATCH)
+            try:
+                while checkpoint(connection, projector.name) < head:
+                    with suppress(Fenced):
+                        advance(connection, projector, ledger, BATCH)
+            except (FoldFailed, *UNFIT) as error:
+                log.warning("projector cannot catch up", projector=projector.name, error=str(error))
     return head
