@@ -1,5 +1,6 @@
-"""What ran out and is not yet in the ledger: the clock worker's questions."""
+"""What ran out and is not yet in the ledger, as far as the read tables know: the clock worker's questions."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -8,18 +9,23 @@ from psycopg.rows import tuple_row
 
 from modledger.projections import guilds, profile, punishments
 
-
-def due_punishments(conn: psycopg.Connection[Any], now: datetime, limit: int) -> list[tuple[str, int, datetime]]:
-    """At most ``limit`` open punishments whose end has come, earliest first: (stream, number, end)."""
-    return psycopg.RawCursor(conn, row_factory=tuple_row).execute(punishments.DUE, (now, limit)).fetchall()
+# Rows that are fetched at once.
+PAGE = 1_000
 
 
-def due_subscriptions(conn: psycopg.Connection[Any], now: datetime, limit: int) -> list[tuple[str, datetime]]:
-    """At most ``limit`` tiers of users and guilds whose end has come, earliest first: (stream, end)."""
-    cursor = psycopg.RawCursor(conn, row_factory=tuple_row)
-    due = [
-        line
-        for query in (profile.DUE_SUBSCRIPTIONS, guilds.DUE_SUBSCRIPTIONS)
-        for line in cursor.execute(query, (now, limit))
-    ]
-    return sorted(due, key=lambda line: line[1])[:limit]
+def due_punishments(conn: psycopg.Connection[Any], now: datetime) -> Iterator[tuple[str, int, datetime]]:
+    """Every open punishment whose end has come, earliest first: (stream, number, end). However many, they are not all in
+    memory at once."""
+    return _stream(conn, "due_punishments", punishments.DUE, now)
+
+
+def due_subscriptions(conn: psycopg.Connection[Any], now: datetime) -> Iterator[tuple[str, datetime]]:
+    """Every tier of a user or guild whose end has come, earliest first of each: (stream, end)."""
+    yield from _stream(conn, "due_users", profile.DUE_SUBSCRIPTIONS, now)
+    yield from _stream(conn, "due_guilds", guilds.DUE_SUBSCRIPTIONS, now)
+
+
+def _stream(conn: psycopg.Connection[Any], name: str, query: str, now: datetime) -> Iterator[Any]:
+    with psycopg.RawServerCursor(conn, name, withhold=True, row_factory=tuple_row) as cursor:
+        cursor.itersize = PAGE
+        yield from cursor.execute(query, (now,))

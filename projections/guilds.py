@@ -188,9 +188,9 @@ SUBSCRIBED = """
     order by guild_id
 """
 
-# $1 timestamptz now, $2 limit: (stream, end) of the subscriptions that ran out, earliest first. guilds_tier_until
+# $1 timestamptz now: (stream, end) of the subscriptions that ran out, earliest first. guilds_tier_until
 DUE_SUBSCRIPTIONS = """
-    select 'guild:' || guild_id, tier_until from guilds where tier_until <= $1 order by tier_until limit $2
+    select 'guild:' || guild_id, tier_until from guilds where tier_until <= $1 order by tier_until
 """
 
 

@@ -238,7 +238,7 @@ SUBSCRIBED = """
     order by user_id
 """
 
-# $1 timestamptz now, $2 limit: (stream, end) of the subscriptions that ran out, earliest first. profiles_tier_until
+# $1 timestamptz now: (stream, end) of the subscriptions that ran out, earliest first. profiles_tier_until
 DUE_SUBSCRIPTIONS = """
-    select 'user:' || user_id, tier_until from profiles where tier_until <= $1 order by tier_until limit $2
+    select 'user:' || user_id, tier_until from profiles where tier_until <= $1 order by tier_until
 """

@@ -284,10 +284,10 @@ OF_GUILD = f"""
     order by p.created_at desc, p.id desc
 """  # noqa: S608
 
-# $1 timestamptz now, $2 limit: (stream, number, expires_at), earliest first. punishments_due
+# $1 timestamptz now: (stream, number, expires_at), earliest first. punishments_due
 DUE = """
     select stream, number, expires_at from punishments
-    where due_at <= $1 order by due_at limit $2
+    where due_at <= $1 order by due_at
 """
 
 

@@ -4,8 +4,10 @@ States and tiers do not wait for it (queries compare ends with now); it is for h
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import islice
+from typing import cast
 from uuid import UUID, uuid4, uuid5
 
 import psycopg
@@ -40,10 +42,10 @@ def _run(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop: thr
             with psycopg.connect(conninfo, autocommit=True, application_name="modledger clock") as connection:
                 if wait_for_turn(connection, "clock", stop):
                     log.info("clock is active")
-                while not stop.is_set():
-                    recorded = record_ends(ledger, connection, clock())
-                    # A full batch means that more waits; the read tables need a moment to see what was just recorded.
-                    stop.wait(TICK_SECONDS if recorded < BATCH else 0.05)
+                done: set[UUID] = set()
+                while not stop.wait(TICK_SECONDS):
+                    # An end cannot be taken back, so of this machine's clock and the database's the one behind counts.
+                    record_ends(ledger, connection, min(clock(), _time_of(connection)), done)
         except (psycopg.Error, LedgerUnavailable) as error:
             log.warning("clock starts over", error=str(error))
             stop.wait(TICK_SECONDS)
@@ -52,23 +54,49 @@ def _run(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop: thr
             stop.wait(TICK_SECONDS)
 
 
-def record_ends(ledger: Ledger, connection: psycopg.Connection, now: datetime) -> int:
-    """Appends the end of every punishment and tier that ran out until ``now``, a batch of each kind at most; returns how
-    many ends it recorded. What is due comes from the read tables, whether it is so from the ledger."""
-    items: list[tuple[Command, Context]] = []
-    for stream, number, expires_at in due_punishments(connection, now, BATCH):
-        command: Command = LapsePunishment(target=subject_of(stream), number=number, expires_at=expires_at)
-        items.append((command, _context(f"{stream} {number} {expires_at.isoformat()}", now)))
-    for stream, expires_at in due_subscriptions(connection, now, BATCH):
-        command = EndSubscription(target=subject_of(stream), expires_at=expires_at)
-        items.append((command, _context(f"{stream} tier {expires_at.isoformat()}", now)))
-    if not items:
-        return 0
-    decisions = execute_batch(ledger, items)
-    for (command, _), decision in zip(items, decisions, strict=True):
-        if decision.refused is not None:
-            log.error("an end was refused", command=repr(command), error=str(decision.refused))
-    return sum(bool(decision.events) for decision in decisions)
+def _time_of(connection: psycopg.Connection) -> datetime:
+    row = connection.execute("select clock_timestamp()").fetchone()
+    assert row is not None
+    return cast("datetime", row[0])
+
+
+def record_ends(ledger: Ledger, connection: psycopg.Connection, now: datetime, done: set[UUID] | None = None) -> int:
+    """Appends the end of every punishment and tier that ran out until ``now``; returns how many it appended. What is due
+    comes from the read tables, whether it is so from the ledger.
+
+    ``done`` keeps, from one call to the next, the ends that were dealt with and that read tables which are behind, or
+    stand still, offer again.
+    """
+    done = set() if done is None else done
+    offered: set[UUID] = set()
+    recorded = 0
+    for items in _batches(_due(connection, now)):
+        offered.update(context.command_id for _, context in items)
+        fresh = [item for item in items if item[1].command_id not in done]
+        for (command, context), decision in zip(fresh, execute_batch(ledger, fresh) if fresh else [], strict=True):
+            recorded += bool(decision.events)
+            if decision.refused is None:
+                done.add(context.command_id)
+            else:
+                log.error("an end was refused", command=repr(command), error=str(decision.refused))
+    done &= offered
+    return recorded
+
+
+def _due(connection: psycopg.Connection, now: datetime) -> Iterator[tuple[Command, Context]]:
+    for stream, number, end in due_punishments(connection, now):
+        lapse = LapsePunishment(target=subject_of(stream), number=number, expires_at=end)
+        yield lapse, _context(f"{stream} {number} {end.isoformat()}", now)
+    for stream, end in due_subscriptions(connection, now):
+        yield (
+            EndSubscription(target=subject_of(stream), expires_at=end),
+            _context(f"{stream} tier {end.isoformat()}", now),
+        )
+
+
+def _batches(items: Iterator[tuple[Command, Context]]) -> Iterator[list[tuple[Command, Context]]]:
+    while batch := list(islice(items, BATCH)):
+        yield batch
 
 
 def _context(end: str, now: datetime) -> Context:

@@ -4,6 +4,7 @@ import hashlib
 import threading
 
 import psycopg
+from psycopg import sql
 
 # The wait is cut into slices, because a blocked statement holds a snapshot and so keeps vacuum from its work.
 SLICE = "2s"
@@ -16,11 +17,15 @@ def wait_for_turn(connection: psycopg.Connection, name: str, stop: threading.Eve
     """
     key = int.from_bytes(hashlib.sha256(f"modledger {name}".encode()).digest()[:8], signed=True)
     connection.execute("select set_config('lock_timeout', %s, false)", (SLICE,))
-    while not stop.is_set():
-        try:
-            connection.execute("select pg_advisory_lock(%s)", (key,))
-        except psycopg.errors.LockNotAvailable:
-            continue
-        connection.execute("select set_config('lock_timeout', '0', false)")
-        return True
-    return False
+    # A time-out that nobody caught would be an error in the server's log, every two seconds from every standby.
+    wait = sql.SQL(
+        "do $$ begin perform pg_advisory_lock({}); exception when lock_not_available then null; end $$"
+    ).format(key)
+    taken = False
+    while not taken and not stop.is_set():
+        connection.execute(wait)
+        # A session may take its own lock again, so this says whether the wait was successful.
+        row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
+        taken = row is not None and bool(row[0])
+    connection.execute("select set_config('lock_timeout', '0', false)")
+    return taken
