@@ -58,7 +58,7 @@ def wait_for_held_append(connection: psycopg.Connection) -> int:
         "update ledger set state = state where false",
         "delete from ledger",
         "truncate ledger",
-        "insert into ledger select * from ledger on conflict (notification_id) do update set actor = 'nobody'",
+        "insert into ledger overriding system value select * from ledger on conflict (notification_id) do update set actor = 'nobody'",
     ],
 )
 def test_what_is_in_the_ledger_cannot_be_changed(database: str, ledger: PostgresLedger, change: str) -> None:
@@ -327,3 +327,30 @@ def test_the_library_can_read_the_ledger_but_not_write_around_it(ledger: Postgre
     )
     with pytest.raises(TypeError, match="through append"):
         ledger.recorder.insert_events([notification])
+
+
+def test_the_time_of_recording_never_goes_back_even_if_the_servers_clock_did(
+    ledger: PostgresLedger, database: str
+) -> None:
+    ledger.append(command(event("user:1", 1)))
+    with psycopg.connect(database) as connection:
+        # As if it had been recorded before the clock was set back by an hour.
+        connection.execute(
+            "insert into ledger (originator_id, originator_version, topic, state, recorded_at, actor, via)"
+            " select 'user:2', 1, topic, state, recorded_at + interval '1 hour', actor, via from ledger"
+        )
+    ledger.append(command(event("user:3", 1)))
+    ledger.append_batch([command(event("user:4", 1))])
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("select recorded_at from ledger order by notification_id").fetchall()
+    assert rows == sorted(rows)
+    assert rows[1] == rows[2] == rows[3]
+
+
+def test_nobody_chooses_a_position(ledger: PostgresLedger, database: str) -> None:
+    ledger.append(command(event("user:1", 1)))
+    with psycopg.connect(database) as connection, pytest.raises(psycopg.errors.GeneratedAlways):
+        connection.execute(
+            "insert into ledger (notification_id, originator_id, originator_version, topic, state, recorded_at, actor, via)"
+            " select 7777777, 'user:2', 1, topic, state, recorded_at, actor, via from ledger"
+        )
