@@ -8,7 +8,7 @@ import msgspec
 
 from modledger.domain.commands import Context
 from modledger.domain.envelope import Actor, Subject
-from modledger.domain.events import Event
+from modledger.domain.events import ERASED, Event
 from modledger.domain.rank import require_level, require_may_act_on, require_unrestricted
 from modledger.domain.refusals import Forbidden, Invalid, NotFound, Stale
 from modledger.domain.subjects import Account, Bot, Guild, State, User
@@ -120,6 +120,8 @@ def display_name(field: str, text: str, least: int, most: int) -> str:
         raise Invalid(f"{field} must be between {least} and {most} characters")
     if has_control_characters(trimmed):
         raise Invalid(f"{field} must not contain control characters")
+    if trimmed == ERASED:
+        raise Invalid(f"{field} must not be {ERASED}")
     return trimmed
 
 

@@ -14,15 +14,16 @@ def change(command: commands.ChangePermission, facts: Facts) -> list[Decided]:
     if not USER <= command.level <= OWNER:
         raise Invalid("permission_level must be between 0 and 3")
     actor = facts.actor
+    user = facts.user(command.user_id)
+    same = command.level == user.level
     if actor is not None:
         facts.require_known(target)
-        if command.level == OWNER:
+        if command.level == OWNER and not same:
             raise Forbidden("An Owner is made by the command line only")
-        if command.level >= actor.level:
+        if command.level >= actor.level and not same:
             raise Forbidden("Owner access required")
-    user = facts.user(command.user_id)
     facts.require_version(user.version)
     text = reason(command.reason)
-    if command.level == user.level:
+    if same:
         raise Conflict(f"User {user.id} already has level {user.level}")
     return [Decided(events.PermissionChanged(old_level=user.level, new_level=command.level, reason=text))]

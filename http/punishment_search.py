@@ -59,7 +59,9 @@ async def search_punishments(
     created_before: Annotated[
         datetime | None, QueryParameter(description="Only those issued before this moment.")
     ] = None,
-    sort: Annotated[_Sort, QueryParameter(description="- for descending; equal times follow the id.")] = "-created_at",
+    sort: Annotated[
+        _Sort, QueryParameter(description="- for descending; equal ends follow created_at, equal times the id.")
+    ] = "-created_at",
     offset: Annotated[int, QueryParameter(ge=0, description="How many to pass over.")] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=100, description="How many to answer at most.")] = 25,
     cursor: Annotated[

@@ -324,3 +324,8 @@ def test_the_end_of_a_punishment_of_an_erased_user_can_be_amended_without_its_te
             number=1, old_reason="[erased]", reason="new words", old_expires_at=None, expires_at=None
         )
     )
+
+
+def test_nobody_is_called_what_stands_for_an_erased_name() -> None:
+    command = commands.RegisterUser(user_id=7, username=f" {events.ERASED} ")
+    given().when(command, by=BOT).then_refused(Invalid, "username must not be [erased]")
