@@ -122,5 +122,5 @@ def test_the_level_that_was_given_last_counts_also_for_the_giver() -> None:
 
 
 def test_the_level_that_an_owner_has_already_is_a_conflict_and_no_new_owner() -> None:
-    tried = given().when(commands.ChangePermission(user_id=OTHER_OWNER.id or 0, level=3, reason="stays"), by=OWNER)
+    tried = given().when(ChangePermission(user_id=OTHER_OWNER.id or 0, level=3, reason="stays"), by=OWNER)
     tried.then_refused(Conflict, f"User {OTHER_OWNER.id} already has level 3")
