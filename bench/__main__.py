@@ -1,4 +1,4 @@
-"""``python -m bench [append] [catch-up] [requests]``: every part, or those named, on a PostgreSQL of the bench's own."""
+"""``python -m bench [append] [catch-up] [requests]``: every part, or those named, on a PostgreSQL of its own."""
 
 import argparse
 import time
@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(f"({number}) {text}", highlight=False)
     console.print(", ".join(f"{name} {value}" for name, value in ran_on.items()), highlight=False)
     console.print(
-        f"medians of {effort.rounds} rounds, load {getloadavg()[0]:.1f} at the end, {time.monotonic() - began:.0f} s in all",
+        f"medians of {effort.rounds} rounds, load {getloadavg()[0]:.1f} at the end,"
+        f" {time.monotonic() - began:.0f} s in all",
         highlight=False,
     )
     given.results.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")

@@ -106,8 +106,8 @@ RECORDER = "eventsourcing PostgresApplicationRecorder, defaults"
 
 
 def warnings(first_user: int) -> Iterator[Append]:
-    """Commands of one event each that go round ``STREAMS`` users; each expects a version of the target's and the actor's
-    stream, as a decision would."""
+    """Commands of one event each that go round ``STREAMS`` users; each expects a version of the target's and the
+    actor's stream, as a decision would."""
     for version in count(1):
         for user in range(first_user + 2, first_user + 2 + STREAMS):
             stream, command_id = f"user:{user}", uuid4()

@@ -32,7 +32,7 @@ COPY = """
 
 
 def measure(conninfo: str, effort: Effort) -> list[Row]:
-    """The rows of this part. Each round folds the next share of the ledger, so that tables grow as in a real catch-up."""
+    """The rows of this part. Each round folds the next share of the ledger, so that tables grow as they really do."""
     ours, theirs = create_database(conninfo, "catch_up_ours"), create_database(conninfo, "catch_up_library")
     migrate(ours)
     found = history(effort.events)
@@ -122,7 +122,7 @@ def _copy(connection: psycopg.Connection[Any], after: int, until: int) -> None:
 
 
 class _Peer:
-    """The library's runner over a shorter history of fewer users, of the same mix at the same dates; a share at each turn."""
+    """The library's runner over a shorter history of fewer users, of the same mix and dates; a share at each turn."""
 
     def __init__(self, conninfo: str, share: int, rounds: int) -> None:
         self.share = share
@@ -132,7 +132,7 @@ class _Peer:
             create(connection.cursor(), punishments.TABLE)
 
     def turn(self) -> float:
-        """Events a second, from the runner's first event to its last commit; those that it does not subscribe to count too."""
+        """Events a second, from the runner's first event to its last commit; those that it passes over count too."""
         with library.Moderation(self._environment) as application:
             share = [library.translate(new) for new, _ in zip(self._rest, range(self.share), strict=False)]
             application.recorder.insert_events([application.mapper.to_stored_event(event) for event in share])

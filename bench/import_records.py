@@ -1,4 +1,5 @@
-"""Makes an import file of real shape (a ban database of 1,700 records was the pattern) and measures `modledger import` on it.
+"""Makes an import file of real shape (a ban database of 1,700 records was the pattern) and measures `modledger import`
+on it.
 
     python -m bench.import_records [--records 100000] [--database-url postgresql://…/empty]
 
@@ -30,7 +31,8 @@ STAFF = 40
 
 
 def records(count: int, now: datetime, seed: int = 1) -> list[dict[str, Any]]:
-    """``count`` records of all six kinds, none of which breaks a rule: subjects first, then what happened in order of time."""
+    """``count`` records of all six kinds, none of which breaks a rule: subjects first, then what happened in order of
+    time."""
     draw = random.Random(seed)
     users, guilds, bots = max(STAFF, count * 40 // 100), count * 2 // 100, count // 500
     subjects = [_user(number, now, draw) for number in range(users)]

@@ -121,7 +121,8 @@ class PunishmentsView(PostgresTrackingRecorder):
                 "insert into punishments (stream, number, id, user_id, guild_id, type, reason, issued_by, expires_at,"
                 " due_at, open, version, created_at, updated_at)"
                 " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s)"
-                " on conflict (stream, number) do update set reason = excluded.reason, expires_at = excluded.expires_at, due_at = excluded.due_at,"
+                " on conflict (stream, number) do update set reason = excluded.reason,"
+                " expires_at = excluded.expires_at, due_at = excluded.due_at,"
                 " version = excluded.version, updated_at = excluded.updated_at",
                 (
                     event.stream,
@@ -147,8 +148,8 @@ class PunishmentsView(PostgresTrackingRecorder):
             self._insert_tracking(cursor, tracking)
             cursor.execute(
                 # punishments_pkey
-                "update punishments set open = false, due_at = null, ended_kind = %s, lifted_at = %s, lifted_by = %s, version = %s,"
-                " updated_at = %s where stream = %s and number = %s",
+                "update punishments set open = false, due_at = null, ended_kind = %s, lifted_at = %s, lifted_by = %s,"
+                " version = %s, updated_at = %s where stream = %s and number = %s",
                 (
                     event.kind,
                     event.timestamp if lifted else None,
@@ -167,7 +168,7 @@ class Punishments(Projection[PunishmentsView]):
 
     name = "punishments"
     topics = (get_topic(Issued), get_topic(Ended))
-    # From the first event to the last, without the runner's start; its own wait() sleeps for a tenth of a second at a time.
+    # From the first event to the last, without the runner's start; its own wait() sleeps for 0.1 s at a time.
     began_at = 0.0
     done_at = 0.0
 

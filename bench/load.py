@@ -39,8 +39,8 @@ end
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. ``p50`` and ``p99`` in milliseconds; ``generator_cpu`` is the generator's share of one core: near 1
-    it measured itself."""
+    """What came of it. ``p50`` and ``p99`` in milliseconds; ``generator_cpu`` is the generator's share of one core:
+    near 1 it measured itself."""
 
     answers: int
     bad: int

@@ -26,7 +26,8 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
 
 class Row(msgspec.Struct, kw_only=True):
     """One line of the table. ``figure``, ``floor`` and ``peer`` are medians in ``unit``; ``floor`` is what the parts
-    beneath can do at best, ``peer`` what one would take instead, None where there is none. Each ratio is figure by the other."""
+    beneath can do at best, ``peer`` what one would take instead, None where there is none. Each ratio is figure by the
+    other."""
 
     part: str
     name: str

@@ -66,7 +66,8 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
             effort.rounds,
         )
     most = max(load.generator_cpu for kind in loads.values() for load in kind)
-    note = f"demo data, one serve and one work process, logs to a file; load by {generator()}, at most {most:.0%} of a core"
+    by = f"load by {generator()}, at most {most:.0%} of a core"
+    note = f"demo data, one serve and one work process, logs to a file; {by}"
     return [made for name, title, beside in ROWS for made in _rows(title, loads[name], loads[beside], note)]
 
 

@@ -1,9 +1,10 @@
-"""Fills a database of its own with a million punishments of skewed shape and shows how the search does on every combination.
+"""Fills a database of its own with a million punishments of skewed shape and shows how the search does on every
+combination.
 
     python -m bench.search_plans postgresql://…/postgres [--rows 1000000] [--plans FILE]
 
-Prints p50 and p99 of each combination of filters and sorts, first page and far pages, with the blocks that PostgreSQL read;
-fails when a plan reads a table from end to end. The server's settings are those that it has.
+Prints p50 and p99 of each combination of filters and sorts, first page and far pages, with the blocks that PostgreSQL
+read; fails when a plan reads a table from end to end. The server's settings are those that it has.
 """
 
 import argparse
@@ -26,14 +27,17 @@ DATABASE = "modledger_search_plans"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 GUILD, ISSUER, USER = 500, 9_000, 100_000
 
-# A guild with 70,000 cases, a user with 5,000, an issuer of a third of all, 2,000 other issuers, the system for one in twenty.
-# Of those whose end has come one in 2,000 is not recorded yet and half lapsed; the others, and a tenth of the rest, were lifted.
+# A guild with 70,000 cases, a user with 5,000, an issuer of a third of all, 2,000 other issuers, the system for one in
+# twenty. Of those whose end has come one in 2,000 is not recorded yet and half lapsed; the others, and a tenth of the
+# rest, were lifted.
 FILL = """
     insert into punishments
     select (case when of_guild then 'guild:' || subject else 'user:' || subject end), n, n,
         case when not of_guild then subject end, case when of_guild then subject end, type,
         (array['spam', 'raid', 'insult', 'advertising', 'scam link', 'off topic'])[1 + n %% 6], issuer, expires_at,
-        not ended, case when not ended then expires_at end, case when lapsed then 'lapsed' when ended then 'lifted' end, case when ended and not lapsed then at + interval '1 hour' end,
+        not ended, case when not ended then expires_at end,
+        case when lapsed then 'lapsed' when ended then 'lifted' end,
+        case when ended and not lapsed then at + interval '1 hour' end,
         case when ended and not lapsed then issuer end, n, at, at
     from (
         select n, of_guild, subject, type, issuer, at, expires_at,
@@ -41,7 +45,8 @@ FILL = """
             (expires_at is not null and expires_at <= %(now)s and luck > 0.0005) or luck > 0.9 as ended
         from (
             select n, of_guild, subject, type, luck, at,
-                case when who < 0.333 then %(issuer)s when who < 0.383 then null else %(issuer)s + 1 + (who * 1e9)::bigint %% 2000 end as issuer,
+                case when who < 0.333 then %(issuer)s when who < 0.383 then null
+                     else %(issuer)s + 1 + (who * 1e9)::bigint %% 2000 end as issuer,
                 case when type = 1 or (type in (3, 4) and length < 0.19) then null
                      when type = 2 then at + (60 + length * 86400 * 3) * interval '1 second'
                      else at + (3600 + length * 86400 * 400) * interval '1 second' end as expires_at
@@ -60,7 +65,9 @@ FILL = """
 COUNT = """
     insert into punishment_counts
     select g, i, type, w, count(*), count(*) filter (where open)
-    from punishments, lateral (values (0::bigint), (guild_id)) as of_guild (g), lateral (values (0::bigint), (issued_by)) as of_issuer (i),
+    from punishments,
+        lateral (values (0::bigint), (guild_id)) as of_guild (g),
+        lateral (values (0::bigint), (issued_by)) as of_issuer (i),
         lateral (values (0), (1 + ((created_at at time zone 'UTC')::date - date '0001-01-01') / 7)) as of_week (w)
     where g is not null and i is not null group by 1, 2, 3, 4
 """

@@ -76,8 +76,8 @@ def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> l
     """Carries out many commands in one transaction, in order, each deciding on what those before it did.
 
     A refused command leaves the others alone; one that is already in the ledger is a ``duplicate``. Where others write
-    to the same streams meanwhile, the batch is halved until it gets through, so it may take several transactions. Raises
-    LedgerUnavailable; then the same call may be made again, whatever part of it was appended.
+    to the same streams meanwhile, the batch is halved until it gets through, so it may take several transactions.
+    Raises LedgerUnavailable; then the same call may be made again, whatever part of it was appended.
     """
     while True:
         states: dict[str, State] = {}

@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class NotAnswered(Exception):
-    """The call that took the command along failed, or its answer did not come in time: whether it was done is unknown."""
+    """The call that took the command along failed or did not answer in time: whether it was done is unknown."""
 
 
 class _Waiting(Generic[Command, Answer]):

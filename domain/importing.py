@@ -89,8 +89,8 @@ class ImportBot(Import, frozen=True, kw_only=True, tag="bot"):
 
 
 class ImportPunishment(Import, frozen=True, kw_only=True, tag="punishment"):
-    """Issued at ``created_at``; over at ``lifted_at``, else at ``expires_at``, else not yet. ``discord_issued_by_id`` None
-    is the system."""
+    """Issued at ``created_at``; over at ``lifted_at``, else at ``expires_at``, else not yet. ``discord_issued_by_id``
+    None is the system."""
 
     discord_user_id: DiscordId | None = None
     discord_guild_id: DiscordId | None = None
@@ -226,8 +226,8 @@ def subject(record: Import) -> Subject:
 
 
 def bring(record: Import, facts: Facts) -> list[Decided]:
-    """The record's events, with its own dates and actors; none for a subject that is registered already. ``context.at`` is
-    the time of the import. Raises Unfit."""
+    """The record's events, with its own dates and actors; none for a subject that is registered already. ``context.at``
+    is the time of the import. Raises Unfit."""
     at = _past("created_at", record.created_at, facts)
     target = subject(record)
     erased_at = facts.states[str(target)].erased_at
@@ -414,7 +414,7 @@ def _subscription(record: ImportSubscription, at: datetime, facts: Facts) -> lis
             return []
         if record.granted_by_id is None and in_order and account.tier_until == at:
             return [Decided(events.SubscriptionEnded(old_tier=record.old_tier), at, SYSTEM)]
-        # An end that nothing here explains has to outrank an older grant that a later line may bring: a revocation does.
+        # An end that nothing here explains has to outrank an older grant of a later line: a revocation does.
         return [Decided(events.SubscriptionRevoked(old_tier=record.old_tier, reason=text or NO_REASON), at, by)]
     ended = []
     if in_order and ran_out:

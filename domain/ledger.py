@@ -41,8 +41,8 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of the ledger of which only some topics were read. ``passed``: how many events it has, read or not, the last
-    of them at ``position``; with none, ``position`` is where the reading began."""
+    """A stretch of the ledger of which only some topics were read. ``passed``: how many events it has, read or not, the
+    last of them at ``position``; with none, ``position`` is where the reading began."""
 
     events: list[Recorded]
     passed: int
@@ -74,8 +74,8 @@ class Ledger(Protocol):
 
     def read_topics(self, topics: Collection[str], after: int, limit: int) -> Passage:
         """As ``read``, and at most ``limit`` events are passed; but only those of the topics (current ones, as in
-        ``events.EVENTS``) are decoded, the others not even looked into. A topic that this program does not know is never
-        passed: a newer program may have meant it for this reader."""
+        ``events.EVENTS``) are decoded, the others not even looked into. A topic that this program does not know is
+        never passed: a newer program may have meant it for this reader."""
         ...
 
     def at(self, position: int) -> Recorded | None:

@@ -104,7 +104,7 @@ class EventMapper(Mapper[str]):
         super().__init__(JSONTranscoder())
 
     def to_stored_event(self, domain_event: DomainEventProtocol[str], key: SubjectKey | None = None) -> StoredEvent:
-        """``key`` is the subject's of this moment; raises ValueError when the event has personal text and no key came."""
+        """``key`` is the subject's of this moment; raises ValueError when the event needs one and none came."""
         if not isinstance(domain_event, NewEvent):
             raise TypeError(f"{type(domain_event).__name__} is not an event of the ledger")
         new, event = domain_event, domain_event.event

@@ -2,7 +2,8 @@
 
 AES-256-GCM throughout, nonces random. A text is bound to its stream and event, a key to its subject and *generation*:
 the version of the stream's last ``SubjectErased``, 0 before any. Keys stand in the store wrapped by the installation's
-master key. At any time a subject has at most one key: a new generation begins in the transaction that destroys the last.
+master key. At any time a subject has at most one key: a new generation begins in the transaction that destroys the
+last.
 """
 
 import hmac

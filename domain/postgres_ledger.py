@@ -59,7 +59,7 @@ _AFTER = """
     select originator_id, originator_version, topic, state, notification_id, recorded_at
         from ledger where notification_id > %s order by notification_id limit %s
 """
-# ledger_position. The last line says how many rows were passed and how far; one statement, so that both are of one moment.
+# ledger_position. The last line says how many rows were passed and how far; one statement: both are of one moment.
 _AFTER_BUT = """
     with passed as (
         select originator_id, originator_version, topic, state, notification_id, recorded_at
@@ -107,7 +107,7 @@ class NotMigrated(Exception):
 
 
 class LedgerRecorder(PostgresApplicationRecorder):
-    """The library's recorder over the table ``ledger``; the writing, and the reading that needs more columns, is ours."""
+    """The library's recorder over the table ``ledger``; the writing, and what reads more columns, is ours."""
 
     def __init__(self, datastore: PostgresDatastore) -> None:
         super().__init__(datastore, events_table_name="ledger")
@@ -278,8 +278,8 @@ class LedgerFactory(PostgresFactory):
         super().__init__(env)
         pool = self.datastore.pool
         pool.kwargs = {**conninfo, "row_factory": dict_row}
-        # Else the pool waits longer and longer between its own attempts, minutes in the end. Given up, the next caller's
-        # need for a connection starts a new one.
+        # Else the pool waits longer and longer between its own attempts, minutes in the end. Given up, the next
+        # caller's need for a connection starts a new one.
         pool.reconnect_timeout = 2.0
 
     def application_recorder(self) -> LedgerRecorder:
@@ -287,8 +287,9 @@ class LedgerFactory(PostgresFactory):
 
 
 class PostgresLedger(RecorderLedger):
-    """``conninfo``: URL or key words, as libpq takes them. ``master_key``: 32 bytes, the same for the installation's life.
-    ``connections``: the most that are open at once; one more announces appends by ``NOTIFY ledger`` after their commit.
+    """``conninfo``: URL or key words, as libpq takes them. ``master_key``: 32 bytes, the same for the installation's
+    life. ``connections``: the most that are open at once; one more announces appends by ``NOTIFY ledger`` after their
+    commit.
 
     The first ledger that opens a fresh installation binds it to its master key. Raises LedgerUnavailable, NotMigrated,
     WrongMasterKey, ValueError for a master key of another length. Creates no tables. Close it, or use it as a context.
@@ -357,7 +358,8 @@ class PostgresLedger(RecorderLedger):
 
     def _announce(self) -> None:
         """Outside the append: NOTIFY takes a lock over the whole cluster until its commit, here one without an fsync.
-        What is appended while one is under way is followed by the next. A lost one is made up for by readers' polling."""
+        What is appended while one is under way is followed by the next. A lost one is made up for by readers'
+        polling."""
         options = f"{self._conninfo['options']} -c synchronous_commit=off"
         connection: psycopg.Connection | None = None
         while not self.closing.is_set():

@@ -176,7 +176,7 @@ class RecorderLedger(Application[str]):
         return self.recorder.commands_among(command_ids)
 
     def _standings_for(self, appends: Sequence[Append], expected: Mapping[str, int]) -> dict[str, Standing]:
-        """Standings of the streams that get personal text; no round trip for those known from the last load or append."""
+        """Standings of the streams that get personal text; no round trip for those that are still known."""
         written = {new.stream for append in appends for new in append.events if has_text(new.event)}
         standings = self._standings.as_of({stream: expected[stream] for stream in written if stream in expected})
         if missing := [stream for stream in written if stream in expected and stream not in standings]:

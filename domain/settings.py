@@ -1,4 +1,4 @@
-"""Every setting of the product: `MODLEDGER_*` variables, read once at the start, typed, and refused by name when wrong."""
+"""Every setting of the product: `MODLEDGER_*` variables, read once at the start, typed, refused by name when wrong."""
 
 import base64
 import binascii
@@ -73,8 +73,8 @@ def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool]
     into a default. Variables that begin with `MODLEDGER_TEST_` belong to the test suite and are ignored. A caller with
     another default puts it under the environment: `read_settings({"MODLEDGER_DEVELOPMENT": "true", **os.environ})`.
 
-    `is_program` answers whether a path is a file that can be executed, the one question to the outside (by default, asked
-    of the file system).
+    `is_program` answers whether a path is a file that can be executed, the one question to the outside (by default,
+    asked of the file system).
 
     Raises SettingsError naming every variable that is malformed or not ours.
     """

@@ -10,8 +10,8 @@ from typing import Any
 Payload = dict[str, Any]
 Upcast = Callable[[Payload], Payload]
 
-# topic → the next version's topic, and the payload's way there: pure, and content with personal fields that are missing,
-# since those of an erased subject are.
+# topic → the next version's topic, and the payload's way there: pure, and content with personal fields that are
+# missing, since those of an erased subject are.
 UPCASTS: dict[str, tuple[str, Upcast]] = {}
 
 

@@ -84,8 +84,8 @@ def context_of(request: AnyRequest, actor: Actor, command_id: UUID, if_match: in
 async def carry_out(
     request: AnyRequest, command: Callable[[], Command], view: Callable[[Outcome], Made]
 ) -> Response[Any]:
-    """Executes the viewer's command in a thread and answers what ``view`` makes of its outcome: the body, and the version
-    for its ETag. ``command`` is made there too, so it may ask the ledger."""
+    """Executes the viewer's command in a thread and answers what ``view`` makes of its outcome: the body, and the
+    version for its ETag. ``command`` is made there too, so it may ask the ledger."""
     has = services(request)
     actor = Actor("user", request.user.user_id)
     if_match = listed_header(request, "If-Match")

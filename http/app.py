@@ -43,8 +43,8 @@ def create_app(
     settings: Settings, *, conninfo: str, master_key: bytes, clock: Callable[[], datetime] = utc_now
 ) -> Litestar:
     """The application for one server process. It starts to use the database at ``conninfo`` when it is started, which
-    fails with LedgerUnavailable, NotMigrated or WrongMasterKey where the ledger cannot be opened; a database that goes away
-    later is answered with 503 until it is back."""
+    fails with LedgerUnavailable, NotMigrated or WrongMasterKey where the ledger cannot be opened; a database that goes
+    away later is answered with 503 until it is back."""
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:

@@ -89,8 +89,8 @@ def named_and_logged(app: ASGIApp) -> ASGIApp:
             await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
             took = round((time.perf_counter() - began) * 1000, 2)
-            # A bot reads a profile at every command it runs: a line for each would cost more than the read. Whatever was
-            # changed or refused is worth one.
+            # A bot reads a profile at every command it runs: a line for each would cost more than the read. Whatever
+            # was changed or refused is worth one.
             said = log.debug if scope["method"] == "GET" and status < 400 else log.info
             said("request", method=scope["method"], path=scope["path"], status=status, took_ms=took)
 

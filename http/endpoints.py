@@ -1,4 +1,4 @@
-"""The two kinds of operation, ``read`` and ``command``: who is let in, the strict check, and what the documentation says.
+"""The two kinds of operation, ``read`` and ``command``: who is let in, the strict check, what the documentation says.
 
 The order of refusals is the same everywhere: who (401), whether (403), then what (415, 413, 400), and only then the
 record (404, 409, 412).

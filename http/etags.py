@@ -1,7 +1,7 @@
 """Strong ETags of single records, and the two conditions that go with them (api.md §1, RFC 9110 §13).
 
-A tag is ``"<version>-<hash of the body>"``: the version is what a command compares, the hash makes it strong though parts
-of a body (the last activity, a tier that ran out) change without an event.
+A tag is ``"<version>-<hash of the body>"``: the version is what a command compares, the hash makes it strong though
+parts of a body (the last activity, a tier that ran out) change without an event.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ def unchanged(if_none_match: str | None, tag: str) -> bool:
 def expected_version(if_match: str | None) -> int | None:
     """The version that a command has to meet; None for any (no header, or ``*``).
 
-    Of a list the greatest: versions only grow, so no other can still be met. Raises Problem 400 for what is no list of tags and 412 where none can match: weak tags never
-    do (RFC 9110 §13.1.1), nor do tags that we did not give.
+    Of a list the greatest: versions only grow, so no other can still be met. Raises Problem 400 for what is no list of
+    tags and 412 where none can match: weak tags never do (RFC 9110 §13.1.1), nor do tags that we did not give.
     """
     if if_match is None or if_match.strip() == "*":
         return None

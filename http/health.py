@@ -37,7 +37,8 @@ _EXAMPLE = {
 @read(
     "/health",
     operation_id="get_health",
-    summary="Whether the service works: degraded while a projector is stopped or far behind, unhealthy without its database",
+    summary="Whether the service works: degraded while a projector is stopped or far behind, unhealthy without its"
+    " database",
     access=NOBODY,
     tag="Health",
     example=_EXAMPLE,

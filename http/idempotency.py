@@ -39,7 +39,8 @@ _LONGEST_PAUSE_S = 0.1
 CLAIM = """
     insert into idempotency_keys (actor, key, fingerprint, created_at) values ($1, $2, $3, $4)
     on conflict (actor, key) do update
-        set fingerprint = excluded.fingerprint, created_at = excluded.created_at, status = null, headers = null, body = null
+        set fingerprint = excluded.fingerprint, created_at = excluded.created_at,
+            status = null, headers = null, body = null
         where idempotency_keys.created_at <= $5
     returning created_at
 """
@@ -48,7 +49,8 @@ STORE = "update idempotency_keys set status = $3, body = $4 where actor = $1 and
 # idempotency_keys_age; a few at a time, so that no request pays for a day's leavings.
 FORGET = """
     delete from idempotency_keys where (actor, key) in
-        (select actor, key from idempotency_keys where created_at <= $1 order by created_at limit 20 for update skip locked)
+        (select actor, key from idempotency_keys where created_at <= $1
+            order by created_at limit 20 for update skip locked)
 """
 
 

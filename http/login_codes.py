@@ -25,15 +25,15 @@ def new_code() -> str:
 
 
 async def request_code(desk: Reader, sealing: Sealing, user_id: int | None, now: datetime) -> datetime:
-    """Makes a new code for the user, in place of a pending one, and answers when it ends. For None, somebody who does not
-    exist, it does as much work and makes no code. Raises Unavailable."""
+    """Makes a new code for the user, in place of a pending one, and answers when it ends. For None, somebody who does
+    not exist, it does as much work and makes no code. Raises Unavailable."""
     expires_at = now + LIFETIME
     while True:
         code = new_code()
         try:
             async with desk.transaction() as cursor:
-                # A code lost with a crash is asked for again, and without a flush to disk nobody can tell from the time that
-                # it took whether a user exists.
+                # A code lost with a crash is asked for again, and without a flush to disk nobody can tell from the time
+                # that it took whether a user exists.
                 await cursor.execute(b"set local synchronous_commit = off")
                 # login_codes_pkey
                 await cursor.execute(
@@ -63,8 +63,8 @@ async def pending_code(desk: Reader, sealing: Sealing, user_id: int, now: dateti
 async def consume_code(cursor: Cursor, sealing: Sealing, code: str, user_id: int | None, now: datetime) -> int | None:
     """The id of the user whose code this is, once; None for a wrong, used or expired one.
 
-    ``cursor`` is in a transaction; of two that bring the same code one waits here, and then finds it used. A wrong code for
-    a given user counts as a try, also when the answer is None, so the transaction has to be committed either way.
+    ``cursor`` is in a transaction; of two that bring the same code one waits here, and then finds it used. A wrong code
+    for a given user counts as a try, also when the answer is None, so the transaction has to be committed either way.
     """
     code_hash = sealing.lookup(code)
     # login_codes_code_hash_key, login_codes_pkey

@@ -44,8 +44,8 @@ _CORRELATION_ID = "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
 
 
 class Documented(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operation's signature does not say. ``example`` is the body of a 200; ``reads``, ``tagged``, ``keyed``, ``conditional``
-    and ``commands`` say which conventions of api.md §1 hold."""
+    """What an operation's signature does not say. ``example`` is the body of a 200; ``reads``, ``tagged``, ``keyed``,
+    ``conditional`` and ``commands`` say which conventions of api.md §1 hold."""
 
     example: object
     body_example: object = None
@@ -101,8 +101,8 @@ class DocumentedOperation(Operation):
 
 
 def _without_ids(examples: Mapping[str, Example | Reference] | None) -> dict[str, Example | Reference] | None:
-    # Litestar's own name for the key of an example; in OpenAPI an example has no id. Copies: the next application of this
-    # process still needs the ids.
+    # Litestar's own name for the key of an example; in OpenAPI an example has no id. Copies: the next application of
+    # this process still needs the ids.
     if examples is None:
         return None
     return {key: replace(cast("Example", example), id=None) for key, example in examples.items()}
@@ -201,8 +201,9 @@ def openapi_config(version: str) -> OpenAPIConfig:
         title="modledger",
         version=version,
         description=(
-            "An event-sourced ledger of moderation, subscriptions and permissions. Timestamps are RFC 3339; Discord ids are"
-            " strings in answers and integers or strings of digits in requests; unknown parameters and fields are refused."
+            "An event-sourced ledger of moderation, subscriptions and permissions. Timestamps are RFC 3339;"
+            " Discord ids are strings in answers and integers or strings of digits in requests;"
+            " unknown parameters and fields are refused."
         ),
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         path="/schema",

@@ -169,8 +169,8 @@ def _body_rule(field: msgspec.inspect.Field) -> Rule:
 
 
 def one_header(request: Request[Any, Any, Any], name: str) -> str | None:
-    """The value of a header that has one, None without it. Raises Problem 400 where it is given more than once: the framework
-    alone would take the first."""
+    """The value of a header that has one, None without it. Raises Problem 400 where it is given more than once: the
+    framework alone would take the first."""
     values = request.headers.getall(name, [])
     if len(values) > 1:
         raise bad(f"{name} given more than once")
@@ -238,7 +238,8 @@ def check_text_value(rule: Rule, value: str) -> None:
     """Raises Problem 400 unless a value of path or query, which is text, is what the rule allows."""
     match rule.kind:
         case "integer":
-            # int() alone would take "+1", " 1", "1_000", "007" and the digits of other scripts. 40 digits are beyond any range.
+            # int() alone would take "+1", " 1", "1_000", "007" and the digits of other scripts. 40 digits are beyond
+            # any range.
             _check_range(rule, int(value[:40]) if re.fullmatch(r"0|-?[1-9][0-9]*", value) else None)
         case "boolean":
             if value.lower() not in ("true", "false", "1", "0"):

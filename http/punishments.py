@@ -1,4 +1,4 @@
-"""Punishments: how a row or a state becomes a record, the commands that issue, lift and amend, and one record's reads."""
+"""Punishments: how a row or a state becomes a record, the commands that issue, lift and amend, the reads of one."""
 
 from datetime import UTC, datetime
 from typing import Any

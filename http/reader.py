@@ -1,4 +1,4 @@
-"""Reads from PostgreSQL without a pool's bookkeeping: a few autocommit connections, and reads of one moment share a query.
+"""Reads from PostgreSQL without a pool's bookkeeping: a few connections, and reads of one moment share a query.
 
 Round trips are the cost of a read (design §6), so point reads go through ``Coalesced``: keys that arrive together are
 answered by one statement with ``= any($1)``. Everything here belongs to one event loop.
@@ -156,8 +156,8 @@ async def _rows(cursor: Cursor, query: str, args: Sequence[object]) -> list[Row]
 
 
 class Coalesced(Generic[K]):
-    """Point reads by key. The query takes an array of keys as ``$1`` and answers rows that begin with their key, one row
-    at most for each.
+    """Point reads by key. The query takes an array of keys as ``$1`` and answers rows that begin with their key, one
+    row at most for each.
 
     A key that waits for its query is shared by all who ask for it meanwhile; whoever asks after the query was sent
     gets a new one, so no answer is older than its question. At most half of the reader's connections work for one

@@ -27,8 +27,8 @@ _LONGEST_TOKEN = 64
 _LONGEST_AGENT = 512
 _UNKNOWN_IP = "0.0.0.0"  # noqa: S104 - what history shows for a peer without an address, such as a Unix socket
 
-# $1 bytea[] of token hashes. Beside the session: the last position that the user wrote over HTTP (ledger_http_writes), the
-# last of the user's own stream (ledger_pkey), and the profile with its checkpoint in the same snapshot.
+# $1 bytea[] of token hashes. Beside the session: the last position that the user wrote over HTTP (ledger_http_writes),
+# the last of the user's own stream (ledger_pkey), and the profile with its checkpoint in the same snapshot.
 # sessions_pkey, profiles_pkey, user_activity_pkey, projection_tracking_pkey
 VIEWERS = f"""
     select s.token_hash, s.user_id, s.expires_at,
@@ -62,8 +62,8 @@ OPEN = """
 
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks. ``written`` is the last ledger position that this user wrote over HTTP, ``head`` the last of the user's own
-    stream; ``found`` the profile, at a position not below ``head``."""
+    """Who asks. ``written`` is the last ledger position that this user wrote over HTTP, ``head`` the last of the user's
+    own stream; ``found`` the profile, at a position not below ``head``."""
 
     user_id: int
     token_hash: bytes
@@ -151,8 +151,8 @@ def _cookie(value: str, max_age: int, settings: Settings) -> Cookie:
 
 def token_of(request: Request[Any, Any, Any]) -> str | None:
     """The token in the request's cookie, of several the last; None where there is none that could be ours."""
-    # Not the framework's own reading: it knows the first header only, and HTTP/2 may bring each cookie in one of its own
-    # (RFC 9113 §8.2.3).
+    # Not the framework's own reading: it knows the first header only, and HTTP/2 may bring each cookie in one of its
+    # own (RFC 9113 §8.2.3).
     for line in reversed(request.headers.getall("cookie", [])):
         for pair in reversed(line.split(";")):
             name, _, value = pair.partition("=")

@@ -34,8 +34,8 @@ TABLE = Table(
 
 
 class Bot(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the stream's first event; the limit is in requests an hour. ``is_active`` is true until
-    there is an event that says otherwise."""
+    """A row. ``id`` is the position of the stream's first event; the limit is in requests an hour. ``is_active`` is
+    true until there is an event that says otherwise."""
 
     bot_id: int
     id: int
@@ -103,8 +103,8 @@ PROJECTOR = Projector(
 
 
 class Owned(msgspec.Struct, frozen=True):
-    """What a bot last reported: 0 guilds and users and no latency before its first report; ``last_activity_at`` is then the
-    bot's ``created_at``."""
+    """What a bot last reported: 0 guilds and users and no latency before its first report; ``last_activity_at`` is then
+    the bot's ``created_at``."""
 
     bot: Bot
     guilds: int
@@ -118,7 +118,8 @@ POSITION = "(select notification_id from projection_tracking where application_n
 
 # $1 owner's user id, $2 limit: newest first. bots_owner, bot_activity_pkey
 OWNED = f"""
-    select coalesce(a.guilds, 0), coalesce(a.users, 0), a.latency_ms, coalesce(a.last_activity_at, b.created_at), {COLUMNS}
+    select coalesce(a.guilds, 0), coalesce(a.users, 0), a.latency_ms,
+        coalesce(a.last_activity_at, b.created_at), {COLUMNS}
     from (
         select * from bots where owner_id = $1 and registered order by created_at desc, bot_id desc limit $2
     ) b

@@ -33,7 +33,8 @@ def fingerprint(projector: Projector[Any]) -> str:
 
 
 def outdated(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
-    """The names of the projectors whose tables are missing or made by another version. Needs the numbered migrations."""
+    """The names of the projectors whose tables are missing or made by another version. Needs the numbered
+    migrations."""
     cursor = conn.cursor(row_factory=tuple_row)
     # The whole table, a row per projector.
     known: dict[str, str] = dict(cursor.execute("select projector, fingerprint from read_models").fetchall())
@@ -49,8 +50,8 @@ def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector
     """Makes each read table that is missing or of another version, with its indexes, and answers the names of the
     projectors that begin anew: they fold the ledger again from its beginning.
 
-    Callers at the same time wait for each other; inside a transaction of the caller's it becomes part of that. Needs the
-    numbered migrations.
+    Callers at the same time wait for each other; inside a transaction of the caller's it becomes part of that. Needs
+    the numbered migrations.
     """
     with conn.transaction():
         cursor = conn.cursor(row_factory=tuple_row)

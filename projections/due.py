@@ -14,8 +14,8 @@ PAGE = 1_000
 
 
 def due_punishments(conn: psycopg.Connection[Any], now: datetime) -> Iterator[tuple[str, int, datetime]]:
-    """Every open punishment whose end has come, earliest first: (stream, number, end). However many, they are not all in
-    memory at once."""
+    """Every open punishment whose end has come, earliest first: (stream, number, end). However many, they are not all
+    in memory at once."""
     return _stream(conn, "due_punishments", punishments.DUE, now)
 
 

@@ -47,8 +47,9 @@ TABLE = Table(
 
 
 class Guild(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the stream's first event; ``base_state`` 0 Active, 1 Inactive. ``open_punishments`` holds
-    blacklistings, ``blacklisted_until`` their greatest end, ``standing.FOREVER`` for a permanent one."""
+    """A row. ``id`` is the position of the stream's first event; ``base_state`` 0 Active, 1 Inactive.
+    ``open_punishments`` holds blacklistings, ``blacklisted_until`` their greatest end, ``standing.FOREVER`` for a
+    permanent one."""
 
     guild_id: int
     id: int

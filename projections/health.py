@@ -34,7 +34,8 @@ class ProjectorHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # $1 text[] of NAMES, $2 timestamptz now: a line per projector.
-# projection_tracking_pkey, ledger_position (its last entry; the first one after the checkpoint), projection_failures_pkey
+# projection_tracking_pkey, ledger_position (its last entry; the first one after the checkpoint),
+# projection_failures_pkey
 HEALTH = """
     select asked.name, t.position,
         case when oldest.recorded_at is null then 0 else head.position - t.position end,
@@ -43,7 +44,9 @@ HEALTH = """
     from unnest($1::text[]) as asked (name)
     cross join (select coalesce(max(notification_id), 0) as position from ledger) head
     cross join lateral (
-        select coalesce((select notification_id from projection_tracking where application_name = asked.name), 0) as position
+        select coalesce(
+            (select notification_id from projection_tracking where application_name = asked.name), 0
+        ) as position
     ) t
     left join lateral (
         select recorded_at from ledger where notification_id > t.position order by notification_id limit 1

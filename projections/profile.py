@@ -49,8 +49,9 @@ TABLE = Table(
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``username`` is None for a user who was never registered or is erased; ``banned_until`` and ``timeout_until`` are
-    the greatest end of the open ones, ``standing.FOREVER`` for a permanent one. ``open_punishments`` holds timeouts and bans."""
+    """A row. ``username`` is None for a user who was never registered or is erased; ``banned_until`` and
+    ``timeout_until`` are the greatest end of the open ones, ``standing.FOREVER`` for a permanent one.
+    ``open_punishments`` holds timeouts and bans."""
 
     user_id: int
     version: int
@@ -168,7 +169,8 @@ def updated_at(profile: Profile, now: datetime) -> datetime:
 
 
 # -- queries, for psycopg's raw cursors ($1). Each answers one line per key asked for, in any order: the key, the
-#    checkpoint of `profile` (None before its first batch), the profile's columns (all None: no such user) and the last activity.
+#    checkpoint of `profile` (None before its first batch), the profile's columns (all None: no such user) and the last
+#    activity.
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -38,11 +38,11 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     ``key`` names the columns that tell rows apart, beginning with the one that says whose rows they are.
     ``touches`` gives the key of the row that an event may change; a key cut short stands for all rows beginning
-    with it, None for an event about someone else's read model. Events of the topics ``makes`` always make a row of their own,
-    so that none has to be looked for. ``fold`` answers the rows that the event makes or changes,
-    from the loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense.
-    ``also`` writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``.
-    ``version`` goes up when the same events are to give other rows: then the tables are folded anew.
+    with it, None for an event about someone else's read model. Events of the topics ``makes`` always make a row of
+    their own, so that none has to be looked for. ``fold`` answers the rows that the event makes or changes, from the
+    loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense. ``also``
+    writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``. ``version``
+    goes up when the same events are to give other rows: then the tables are folded anew.
     """
 
     name: str

@@ -34,8 +34,8 @@ TABLE = Table(
     },
     primary_key=("stream", "number"),
     # The search walks the indexes that begin with what it filters by and then (open, type): one walk for each value of
-    # these two that it wants, merged in order. So a few indexes serve every combination; see search.py. created_at stands in
-    # those by end so that a walk by end between dates passes the others without a look at their rows.
+    # these two that it wants, merged in order. So a few indexes serve every combination; see search.py. created_at
+    # stands in those by end so that a walk by end between dates passes the others without a look at their rows.
     indexes={
         "punishments_id": "unique (id)",
         "punishments_user": "(user_id, created_at, id) where user_id is not null",
@@ -49,8 +49,8 @@ TABLE = Table(
         " where guild_id is not null",
         "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id)"
         " where guild_id is not null",
-        "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
-        " where guild_id is not null",
+        "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'),"
+        " created_at, id) where guild_id is not null",
         # What the clock has to record, and what the count of open ones has too many.
         "punishments_due": "(due_at) where due_at is not null",
     },
@@ -74,9 +74,10 @@ COUNTS = Table(
 
 
 class Punishment(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``open``: neither ended by anyone nor
-    recorded as run out; whether it is active depends on the time. ``due_at``: the end of an open one, a column of its own
-    because a planner that multiplies the odds of ``open`` and of a past end expects a table full of them. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
+    """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``open``: neither ended by
+    anyone nor recorded as run out; whether it is active depends on the time. ``due_at``: the end of an open one, a
+    column of its own because a planner that multiplies the odds of ``open`` and of a past end expects a table full of
+    them. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
 
     stream: str
     number: int
@@ -171,7 +172,8 @@ _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 def week(at: datetime) -> int:
     """The number of the seven days that hold the moment, 1 for those that begin the year 1 in UTC. Any aware datetime
-    has one, also the first and the last whose UTC year Python cannot write; such a week is below 1 or above the last."""
+    has one, also the first and the last whose UTC year Python cannot write: such a week is below 1 or above the
+    last."""
     return 1 + (at - _BEGINNING) // WEEK
 
 
@@ -262,8 +264,8 @@ BY_IDS = f"""
     from unnest($1::bigint[]) as asked (key) left join punishments p on p.id = asked.key
 """  # noqa: S608
 
-# $1 user id, $2 offset, $3 limit: newest first. A line per punishment, and one with nulls when there is none: checkpoint,
-# columns. punishments_user
+# $1 user id, $2 offset, $3 limit: newest first. A line per punishment, and one with nulls when there is none:
+# checkpoint, columns. punishments_user
 OF_USER = f"""
     select {POSITION}, {COLUMNS} from (select 1) always left join (
         select * from punishments where user_id = $1 order by created_at desc, id desc offset $2 limit $3

@@ -1,10 +1,10 @@
 """The punishment search (api.md §5.2): one statement, one snapshot, exact totals, and an index for every combination.
 
-The indexes of ``punishments`` begin with (guild, issuer, both or neither), then ``open`` and ``type``, then the sort key. A search
-walks one index once for each (open, type) that it wants and merges the walks in order, so it reads no more rows
-than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded yet;
-between dates from its whole weeks, and what the dates cut off the weeks at both ends is counted along an index. So is a
-search by user, because a user has few.
+The indexes of ``punishments`` begin with (guild, issuer, both or neither), then ``open`` and ``type``, then the sort
+key. A search walks one index once for each (open, type) that it wants and merges the walks in order, so it reads no
+more rows than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded
+yet; between dates from its whole weeks, and what the dates cut off the weeks at both ends is counted along an index. So
+is a search by user, because a user has few.
 """
 
 import base64
@@ -26,10 +26,11 @@ SORTS: tuple[Sort, ...] = get_args(Sort)
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1;
-    ``created_after`` and ``created_before`` exclude the moment itself. ``cursor``: a ``next_cursor`` of the same filters and sort; the page after it begins there and ``offset`` has to be 0.
+    ``created_after`` and ``created_before`` exclude the moment itself. ``cursor``: a ``next_cursor`` of the same
+    filters and sort; the page after it begins there and ``offset`` has to be 0.
 
-    A punishment without an end sorts behind every end. Equal ends sort by created_at and then by id, equal created_at by id, all in
-    the direction of the sort.
+    A punishment without an end sorts behind every end. Equal ends sort by created_at and then by id, equal created_at
+    by id, all in the direction of the sort.
     """
 
     user_id: int | None = None
@@ -46,8 +47,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """``total``: all that match, whatever the page. ``next_cursor`` None: nothing follows. ``position``: the answer is as fresh
-    as this position of the ledger."""
+    """``total``: all that match, whatever the page. ``next_cursor`` None: nothing follows. ``position``: the answer is
+    as fresh as this position of the ledger."""
 
     punishments: list[Punishment]
     total: int
@@ -56,7 +57,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a page ended, and of which search. ``expires_at`` None: at those without an end, or a sort that does not ask."""
+    """Where a page ended, and of which search. ``expires_at`` None: at those without an end, or not sorted by it."""
 
     user_id: int | None
     guild_id: int | None
@@ -83,8 +84,8 @@ class _Parameters:
 
 
 class _Dates(msgspec.Struct, frozen=True):
-    """What lies between the dates of a search, as SQL. ``both``: the conditions as they are; ``whole_weeks`` on ``punishment_counts``,
-    and what is left on both sides of these weeks."""
+    """What lies between the dates of a search, as SQL. ``both``: the conditions as they are; ``whole_weeks`` on
+    ``punishment_counts``, and what is left on both sides of these weeks."""
 
     both: list[str]
     whole_weeks: str
@@ -108,8 +109,8 @@ async def find(conn: psycopg.AsyncConnection[Any], search: Search, now: datetime
 def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
     """SQL and parameters for one of psycopg's raw cursors; ``page`` reads its lines.
 
-    Numbers stand in it as they are and not as parameters: one issuer has three punishments and the next a third of all, and
-    a prepared plan for the average of them is wrong for both. For the same reason it is best not prepared at all.
+    Numbers stand in it as they are and not as parameters: one issuer has three punishments and the next a third of all,
+    and a prepared plan for the average of them is wrong for both. For the same reason it is best not prepared at all.
     Raises ValueError for a cursor that is not one of this search's.
     """
     after = None if search.cursor is None else _decode(search, search.cursor)
@@ -130,9 +131,9 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
             times = {_ENDS: parameters.add(after.expires_at or "infinity", "timestamptz"), **times}
         beyond = "<" if way == "desc" else ">"
         wanted.append(f"({', '.join(times)}, id) {beyond} ({', '.join(times.values())}, {after.id:d})")
-    # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_, punishments_guild_
-    # or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk, because the planner asks a
-    # branch of UNION ALL that has conditions of its own for no order.
+    # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_,
+    # punishments_guild_ or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk,
+    # because the planner asks a branch of UNION ALL that has conditions of its own for no order.
     cells = _cells(search, types)
     sort_key = _ENDS if _by_end(search) else "created_at"
     if _by_end(search) and dates.both and search.user_id is None:
@@ -150,7 +151,8 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
     ]
     sql = f"""
         select {POSITION}, {total}, {COLUMNS} from (select 1) always left join (
-            select * from ({" union all ".join(walks)}) walks {order} offset {search.offset:d} limit {search.limit + 1:d}
+            select * from ({" union all ".join(walks)}) walks
+            {order} offset {search.offset:d} limit {search.limit + 1:d}
         ) p on true
         order by p.sort_key {way}, p.created_at {way}, p.id {way}
     """  # noqa: S608
@@ -162,10 +164,10 @@ def _by_end(search: Search) -> bool:
 
 
 def _few_between(search: Search, now: datetime) -> bool:
-    """Whether it is quicker to sort what lies between the dates than to walk by end, past what does not, until a page is full.
+    """Whether it is quicker to sort what lies between the dates than to walk by end until a page is full.
 
-    What ends last was mostly issued last: a walk from there passes what was issued since ``created_before``, each at about
-    a seventh of what sorting one costs. A walk from the first end passes what was running at ``created_after``.
+    What ends last was mostly issued last: a walk from there passes what was issued since ``created_before``, each at
+    about a seventh of what sorting one costs. A walk from the first end passes what was running at ``created_after``.
     """
     after, before = search.created_after, search.created_before
     if after is None:
@@ -179,7 +181,7 @@ def _parts(search: Search, parameters: _Parameters) -> tuple[str, str]:
     """Those without an end, which stand in the order of created_at, and those with one."""
     with_end = f"{_ENDS} < 'infinity'"
     if search.created_after is not None:
-        # A punishment ends after it began (domain/punishments.py, domain/importing.py). The day is for clocks that differ.
+        # A punishment ends after it began (domain/punishments.py, domain/importing.py). A day, for clocks that differ.
         with_end += f" and {_ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
     return f"{_ENDS} = 'infinity'", with_end
 

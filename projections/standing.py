@@ -1,7 +1,7 @@
 """What profiles and guilds have in common: the tier, and the punishments that are still open.
 
-The rules are those of ``domain/subjects.py``: the tier follows the event with the latest date (of two with the same date the
-later in the ledger), ends of punishments go by number.
+The rules are those of ``domain/subjects.py``: the tier follows the event with the latest date (of two with the same
+date the later in the ledger), ends of punishments go by number.
 """
 
 from collections.abc import Iterable, Mapping

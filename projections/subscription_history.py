@@ -32,7 +32,7 @@ TABLE = Table(
 
 
 class SubscriptionChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the event's position, ``granted_by`` None unless a user acted, ``expires_at`` the new tier's end."""
+    """A row. ``id`` is the event's position, ``granted_by`` None unless a user acted, ``expires_at`` the tier's."""
 
     id: int
     stream: str

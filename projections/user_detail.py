@@ -12,8 +12,8 @@ NEWEST = 100
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """Each list holds the newest 100, newest first. ``position``: the least checkpoint of the six projectors, so everything in
-    here is at least as fresh as this position of the ledger."""
+    """Each list holds the newest 100, newest first. ``position``: the least checkpoint of the six projectors, so
+    everything in here is at least as fresh as this position of the ledger."""
 
     found: profile.Found
     punishments: list[punishments.Punishment]
@@ -27,13 +27,15 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
 # projection_tracking_pkey; a projector without a row has folded nothing yet
 _POSITION = """
     select min(coalesce(t.notification_id, 0))
-    from unnest(array['profile', 'punishments', 'subscription_history', 'permission_history', 'guilds', 'bots']) as p (name)
+    from unnest(
+        array['profile', 'punishments', 'subscription_history', 'permission_history', 'guilds', 'bots']
+    ) as p (name)
     left join projection_tracking t on t.application_name = p.name
 """
 
 
 async def detail(conn: psycopg.AsyncConnection[Any], user_id: int) -> Detail:
-    """Everything about one user, read from one snapshot in a few round trips. ``found.profile`` is None for an unknown user.
+    """Everything about one user, read from one snapshot in a few round trips. ``found.profile`` None: no such user.
 
     ``conn`` must be in autocommit mode and is used alone. What it answers does not depend on the time of day; the read
     models' ``state``, ``updated_at`` and the like take it from there. Raises psycopg.Error.

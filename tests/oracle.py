@@ -1,4 +1,4 @@
-"""The rules of api.md §2 and §3 told a second time, from recorded events alone and with nothing of ours but their names.
+"""The rules of api.md §2 and §3 told a second time, from recorded events alone; of ours it uses the names only.
 
 The property test compares the decisions with this; so it shares no code with ``rank``, ``facts`` or ``subjects``.
 """

@@ -1,4 +1,4 @@
-"""What the tests of the embedded server share: processes that hold it, clusters to try things on, ways to look at it."""
+"""What the tests of the embedded server share: processes that hold it, clusters to try things on, ways to look."""
 
 import contextlib
 import os

@@ -30,8 +30,8 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A command by someone, ``later`` than the last one by a clock that may be ``off``. ``retries`` how often it is sent
-    again. ``rival``: what somebody else does between its decision and its append."""
+    """A command by someone, ``later`` than the last one by a clock that may be ``off``. ``retries`` how often it is
+    sent again. ``rival``: what somebody else does between its decision and its append."""
 
     command: Command
     actor: Actor

@@ -1,4 +1,4 @@
-"""What every ledger promises, held against both stores. What only PostgreSQL can break is in test_ledger_postgres.py."""
+"""What every ledger promises, held against both stores; test_ledger_postgres.py has what only one can break."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -58,7 +58,8 @@ def wait_for_held_append(connection: psycopg.Connection) -> int:
         "update ledger set state = state where false",
         "delete from ledger",
         "truncate ledger",
-        "insert into ledger overriding system value select * from ledger on conflict (notification_id) do update set actor = 'nobody'",
+        """insert into ledger overriding system value select * from ledger
+            on conflict (notification_id) do update set actor = 'nobody'""",
     ],
 )
 def test_what_is_in_the_ledger_cannot_be_changed(database: str, ledger: PostgresLedger, change: str) -> None:
@@ -351,6 +352,7 @@ def test_nobody_chooses_a_position(ledger: PostgresLedger, database: str) -> Non
     ledger.append(command(event("user:1", 1)))
     with psycopg.connect(database) as connection, pytest.raises(psycopg.errors.GeneratedAlways):
         connection.execute(
-            "insert into ledger (notification_id, originator_id, originator_version, topic, state, recorded_at, actor, via)"
+            "insert into ledger"
+            " (notification_id, originator_id, originator_version, topic, state, recorded_at, actor, via)"
             " select 7777777, 'user:2', 1, topic, state, recorded_at, actor, via from ledger"
         )

@@ -40,8 +40,8 @@ def append(*places: tuple[str, int]) -> Append:
 
 
 def write(database: str, number: int, results: Connection) -> None:
-    """Every kind of append: alone, several events, several streams, batches, conflicts, and batches that are rolled back
-    after they have taken positions. Answers with the positions of its own events in the order of its appends."""
+    """Every kind of append: alone, several events, several streams, batches, conflicts, and batches that are rolled
+    back after they have taken positions. Answers with the positions of its own events in the order of its appends."""
     with PostgresLedger(database, MASTER_KEY, connections=2) as ledger:
         results.send("ready")
         results.recv()

@@ -1,5 +1,5 @@
-"""However the ledger is cut into batches, live or replayed after an erasure, the read tables come out the same; and they
-say what the domain says."""
+"""However the ledger is cut into batches, live or replayed after an erasure, the read tables come out the same; and
+they say what the domain says."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -104,7 +104,8 @@ def _as_row(state: Account) -> tuple[Any, ...]:
 
 def _punishments(conn: psycopg.Connection, stream: str) -> list[Any]:
     return conn.execute(
-        "select number, id, type, reason, issued_by, expires_at, ended_kind from punishments where stream = %s order by number",
+        "select number, id, type, reason, issued_by, expires_at, ended_kind from punishments"
+        " where stream = %s order by number",
         (stream,),
     ).fetchall()
 

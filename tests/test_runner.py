@@ -1,4 +1,4 @@
-"""The worker process: projectors follow the ledger, one of each is active, and one that fails stops visibly and alone."""
+"""The worker process: projectors follow the ledger, one of each is active, one that fails stops visibly and alone."""
 
 import os
 import signal

@@ -39,7 +39,7 @@ DATES = (
 
 
 def history() -> list[Happened]:
-    """240 punishments of three users and two guilds: every third ended in one way or another, many of the same second."""
+    """240 punishments of three users and two guilds: every third ended somehow, many of the same second."""
     made = []
     for n in range(240):
         stream = ("user:1", "user:2", "user:3", "guild:1", "guild:2")[n % 5]

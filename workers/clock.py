@@ -29,8 +29,8 @@ TICK_SECONDS = 1.0
 
 
 def run_clock(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop: threading.Event) -> threading.Thread:
-    """Starts the thread that records ends until ``stop`` is set. Of several processes one is active; should two ever be,
-    the command ids keep every end single."""
+    """Starts the thread that records ends until ``stop`` is set. Of several processes one is active; should two ever
+    be, the command ids keep every end single."""
     thread = threading.Thread(target=_run, args=(ledger, conninfo, clock, stop), name="clock", daemon=True)
     thread.start()
     return thread
@@ -61,8 +61,8 @@ def _time_of(connection: psycopg.Connection) -> datetime:
 
 
 def record_ends(ledger: Ledger, connection: psycopg.Connection, now: datetime, done: set[UUID] | None = None) -> int:
-    """Appends the end of every punishment and tier that ran out until ``now``; returns how many it appended. What is due
-    comes from the read tables, whether it is so from the ledger.
+    """Appends the end of every punishment and tier that ran out until ``now``; returns how many it appended. What is
+    due comes from the read tables, whether it is so from the ledger.
 
     ``done`` keeps, from one call to the next, the ends that were dealt with and that read tables which are behind, or
     stand still, offer again.

@@ -10,8 +10,8 @@ COOKIE = "hsession"
 
 
 def write_cookie_jar(path: Path, token: str, expires_at: datetime, settings: Settings) -> None:
-    """Writes (or replaces, in one step) the jar. The cookie is for the installation's own host, on loopback under each of
-    its usual names."""
+    """Writes (or replaces, in one step) the jar. The cookie is for the installation's own host, on loopback under each
+    of its usual names."""
     hosts = [settings.cookie_domain or settings.host]
     if hosts[0] in ("127.0.0.1", "localhost", "::1", "0.0.0.0"):  # noqa: S104
         hosts = ["127.0.0.1", "localhost"]

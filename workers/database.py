@@ -21,8 +21,8 @@ def database(settings: Settings) -> Iterator[str]:
     """The URL of a running database, for as long as the block lasts.
 
     With MODLEDGER_DATABASE_URL nothing is started. Otherwise this process attaches to the embedded server in
-    ``$MODLEDGER_DATA_DIR/postgres``, starting it when none of ours has yet, and again should somebody kill it; the last one out
-    stops it. Raises PostgresError.
+    ``$MODLEDGER_DATA_DIR/postgres``, starting it when none of ours has yet, and again should somebody kill it; the last
+    one out stops it. Raises PostgresError.
     """
     if settings.database_url is not None:
         yield settings.database_url

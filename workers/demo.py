@@ -6,17 +6,17 @@ telemetry, which is no event, is written into its tables.
 
 **The same, and alive.** All comes from one seed, and all dates but those of the last few events are fixed, from
 2025-01-01 to 2026-03-10T12:00:00Z; so are ids, texts and positions. What ends before that is recorded as ended, what
-ends later is left to the clock worker. Permanent bans, bans and Premium that run for years, and Lifetime are alive on any
-day; a timeout (at most 28 days) or a trial (7 days) is not. So the last events, twelve timeouts and four trials, are dated
-just before the midnight (UTC) of the day of the load; who, by whom, why and how long is fixed for them too. The same
-goes for the times at which bots were last heard of.
+ends later is left to the clock worker. Permanent bans, bans and Premium that run for years, and Lifetime are alive on
+any day; a timeout (at most 28 days) or a trial (7 days) is not. So the last events, twelve timeouts and four trials,
+are dated just before the midnight (UTC) of the day of the load; who, by whom, why and how long is fixed for them too.
+The same goes for the times at which bots were last heard of.
 
-**The documented examples** (api.md §5) show the same user active on 10 March 2026 and, under an unlifted permanent ban of 15
-January, banned. ``exampleuser`` is as §5.1 has it, to the byte: it was banned on that day and the ban was lifted at
-2026-03-10T12:00:00Z. §5.2 shows a ban that stands: it is that of ``EXAMPLE_BANNED_ID``, of the same second, issuer and
-reason as exampleuser's, and its id is the documented 42, because the acts that the examples rest on come first in the
-ledger, at positions 1 to 43, before the rest goes through the same months in order. (An id is a position: 42 needs a
-ledger that never had an event and whose sequence has lost no value.)
+**The documented examples** (api.md §5) show the same user active on 10 March 2026 and, under an unlifted permanent ban
+of 15 January, banned. ``exampleuser`` is as §5.1 has it, to the byte: it was banned on that day and the ban was lifted
+at 2026-03-10T12:00:00Z. §5.2 shows a ban that stands: it is that of ``EXAMPLE_BANNED_ID``, of the same second, issuer
+and reason as exampleuser's, and its id is the documented 42, because the acts that the examples rest on come first in
+the ledger, at positions 1 to 43, before the rest goes through the same months in order. (An id is a position: 42 needs
+a ledger that never had an event and whose sequence has lost no value.)
 """
 
 from collections.abc import Iterable, Sequence
@@ -151,7 +151,9 @@ def make_demo(now: datetime) -> Demo:
     return Demo(
         items=as_commands([*first, *rest, *by_date(_today(rng, today, population))]),
         user_activity=[(user_id, _last_seen(rng, user_id, since)) for user_id, since in people.items()],
-        guild_activity=[(guild_id, int(rng.lognormvariate(5, 1.8)) + 2, True, since) for guild_id, since in guilds.items()],
+        guild_activity=[
+            (guild_id, int(rng.lognormvariate(5, 1.8)) + 2, True, since) for guild_id, since in guilds.items()
+        ],
         bot_activity=[
             (bot_id, rng.randrange(1, 200), rng.randrange(100, 40_000), round(rng.uniform(20, 180), 1),
              today - timedelta(seconds=rng.randrange(3600)))

@@ -1,4 +1,4 @@
-"""The people, guilds and bots of the demo beside its staff and its examples: who they are, what they pay, what they did."""
+"""The people, guilds and bots of the demo beside its staff and its examples: who they are, what they pay and do."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,8 @@ TODAY = 12
 
 
 class Population(msgspec.Struct, kw_only=True):
-    """``people``, ``guilds`` and ``bots`` are the registered ones with their dates; ``spared`` are people who were never
-    punished and never paid; ``unpunished_guilds`` likewise."""
+    """``people``, ``guilds`` and ``bots`` are the registered ones with their dates; ``spared`` are people who were
+    never punished and never paid; ``unpunished_guilds`` likewise."""
 
     acts: list[Act]
     people: dict[int, datetime]

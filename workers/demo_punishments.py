@@ -29,8 +29,8 @@ _HUNDRED_BANS: tuple[tuple[Outcome, int], ...] = (
 )
 # Records per subject → subjects with that many: 2,994 punishments of 994 subjects.
 RECORDS = {
-    1: 507, 2: 170, 3: 90, 4: 60, 5: 40, 6: 25, 7: 20, 8: 16, 9: 8, 10: 8, 11: 8, 12: 8, 13: 3, 14: 3, 15: 3, 16: 3, 17: 3,
-    18: 3, 19: 3, 20: 3, 21: 4, 24: 1, 28: 1, 31: 1, 36: 1, 40: 1, 44: 1,
+    1: 507, 2: 170, 3: 90, 4: 60, 5: 40, 6: 25, 7: 20, 8: 16, 9: 8, 10: 8, 11: 8, 12: 8, 13: 3, 14: 3, 15: 3, 16: 3,
+    17: 3, 18: 3, 19: 3, 20: 3, 21: 4, 24: 1, 28: 1, 31: 1, 36: 1, 40: 1, 44: 1,
 }  # fmt: skip
 _TIMEOUT_MINUTES = (
     1,
@@ -148,7 +148,7 @@ def _end_of_ban(rng: Random, at: datetime, outcome: Outcome) -> datetime | None:
 
 
 def _lapse(rng: Random, acts: list[Act], target: Subject, at: datetime, by: Actor, key: int, end: datetime) -> datetime:
-    """Lets a punishment run out, some amended on the way; what ends after the fixed dates is left to the clock worker."""
+    """Lets a punishment run out, some amended on the way; what ends after the fixed dates is left to the clock."""
     amended_at = at + (end - at) / 2
     amended_at = amended_at.replace(microsecond=0)
     if end - at >= timedelta(hours=1) and amended_at < END and rng.random() < 0.06:

@@ -22,7 +22,8 @@ TEN_REASONS_SHARE = 0.3
 
 _WHAT = (
     "spam", "flood", "caps", "slur", "insult", "scam", "ads", "bait", "doxx", "gore", "racism", "trolling", "begging",
-    "ghost ping", "mass ping", "leaks", "threats", "hate", "nude pic", "invite", "phishing", "cheating", "impostor", "alt",
+    "ghost ping", "mass ping", "leaks", "threats", "hate", "nude pic", "invite", "phishing", "cheating", "impostor",
+    "alt",
 )  # fmt: skip
 _WHERE = ("chat", "voice", "DMs", "media", "trade", "bots", "help", "art", "memes", "events")
 _HOW = ("again", "x2", "x3", "x4", "x5", "late", "rude", "repeat", "minor", "severe", "bot", "warned")
@@ -75,14 +76,16 @@ GRANT_REASONS = (
 REVOKE_REASONS = ("Chargeback", "Refunded", "Terms of service violation", "Granted by mistake")
 
 _ADJECTIVES = (
-    "amber", "brave", "calm", "clever", "cosmic", "crimson", "dapper", "dusty", "eager", "fancy", "fuzzy", "gentle", "golden",
-    "happy", "hidden", "icy", "jolly", "lazy", "little", "lucky", "mellow", "misty", "neon", "noble", "odd", "pale", "proud",
-    "quiet", "rapid", "rusty", "salty", "shy", "silent", "silver", "sly", "solar", "stormy", "swift", "tiny", "velvet", "wild",
+    "amber", "brave", "calm", "clever", "cosmic", "crimson", "dapper", "dusty", "eager", "fancy", "fuzzy", "gentle",
+    "golden", "happy", "hidden", "icy", "jolly", "lazy", "little", "lucky", "mellow", "misty", "neon", "noble", "odd",
+    "pale", "proud", "quiet", "rapid", "rusty", "salty", "shy", "silent", "silver", "sly", "solar", "stormy", "swift",
+    "tiny", "velvet", "wild",
 )  # fmt: skip
 _NOUNS = (
-    "acorn", "badger", "beacon", "comet", "coyote", "dragon", "ember", "falcon", "fern", "fox", "gecko", "harbor", "heron",
-    "island", "jaguar", "kettle", "lantern", "lynx", "maple", "meadow", "moth", "nebula", "otter", "owl", "panda", "pebble",
-    "pixel", "raven", "river", "rocket", "sparrow", "teapot", "thistle", "tiger", "turtle", "walrus", "willow", "wolf", "yak",
+    "acorn", "badger", "beacon", "comet", "coyote", "dragon", "ember", "falcon", "fern", "fox", "gecko", "harbor",
+    "heron", "island", "jaguar", "kettle", "lantern", "lynx", "maple", "meadow", "moth", "nebula", "otter", "owl",
+    "panda", "pebble", "pixel", "raven", "river", "rocket", "sparrow", "teapot", "thistle", "tiger", "turtle", "walrus",
+    "willow", "wolf", "yak",
 )  # fmt: skip
 _PLACES = ("Lounge", "Tavern", "Guild", "Academy", "Arcade", "Workshop", "Club", "Hideout", "Studio", "Republic")
 

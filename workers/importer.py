@@ -22,7 +22,7 @@ from modledger.domain.execute import execute_batch
 from modledger.domain.importing import MAX_LINE, Record, Unfit, command_id, read_record
 from modledger.domain.ledger import Ledger
 
-# One transaction each: large enough that the commit does not count, small enough that live commands are not kept waiting.
+# One transaction each: large enough that the commit does not count, small enough that no live command waits long.
 BATCH = 1000
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -36,8 +36,8 @@ class Line(NamedTuple):
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """``read`` = ``added`` + ``already_there`` + all of ``skipped``, which counts by fault (docs/import.md). ``events``: how
-    many the added records brought. ``correlation_id`` stands in each of them."""
+    """``read`` = ``added`` + ``already_there`` + all of ``skipped``, which counts by fault (docs/import.md).
+    ``events``: how many the added records brought. ``correlation_id`` stands in each of them."""
 
     correlation_id: UUID
     read: int
@@ -151,7 +151,7 @@ def _records(file: BinaryIO) -> Iterator[Line]:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines without their breaks and where they end; of one that is longer than allowed only as much as shows that."""
+    """The lines without their breaks and where they end; of one that is too long only as much as shows that."""
     most = MAX_LINE + len(codecs.BOM_UTF8) + len(b"\r\n")
     end = 0
     while line := file.readline(most):

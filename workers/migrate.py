@@ -53,7 +53,7 @@ def migrate(conninfo: str) -> list[str]:
 
 
 def apply_sql(conninfo: str, files: list[Migration] | None = None) -> list[str]:
-    """The first half of ``migrate``: the numbered files only, without read tables. ``files``: instead of the program's."""
+    """The first half of ``migrate``: numbered files only, no read tables. ``files``: instead of the program's."""
     with _locked(conninfo) as connection:
         return _apply(connection, migrations() if files is None else files)
 

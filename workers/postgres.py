@@ -117,8 +117,8 @@ class EmbeddedPostgres:
     def detach(self) -> None:
         """Let go of the server; the last process to do so stops it and waits for that. Also run at exit.
 
-        A server that was started by hand stays up. Does nothing in a forked child, which shares its parent's hold, and nothing the second time. Raises PostgresError
-        when the server does not stop.
+        A server that was started by hand stays up. Does nothing in a forked child, which shares its parent's hold, and
+        nothing the second time. Raises PostgresError when the server does not stop.
         """
         atexit.unregister(self.detach)
         if self._attached is None or self._owner != os.getpid():
@@ -168,8 +168,8 @@ class EmbeddedPostgres:
     def _claim_server(self) -> int:
         """An exclusive hold of server.lock, for the programs about to be started to inherit.
 
-        Waits for what an earlier initdb or a killed postmaster left running: two of them on one folder would destroy it.
-        It also sees a server in another container, whose pids and shared memory PostgreSQL's own check can not see.
+        Waits for what an earlier initdb or a killed postmaster left running: two of them on one folder would destroy
+        it. It also sees a server in another container, whose pids and shared memory PostgreSQL's own check can not see.
         """
         lock = self._open_lock("server.lock")
         deadline = time.monotonic() + ORPHAN_PATIENCE_SECONDS
@@ -181,8 +181,8 @@ class EmbeddedPostgres:
                 if time.monotonic() > deadline:
                     os.close(lock)
                     raise PostgresError(
-                        f"processes of an earlier PostgreSQL still work in {self._data} although its postmaster is gone, "
-                        "or a server in another container uses it; stop them and try again"
+                        f"processes of an earlier PostgreSQL still work in {self._data} although its postmaster"
+                        " is gone, or a server in another container uses it; stop them and try again"
                     ) from None
             time.sleep(POLL_SECONDS)
 
@@ -236,8 +236,9 @@ class EmbeddedPostgres:
             _check_private(directory, owner)
         if not server.socket_dir or not (directory / f".s.PGSQL.{server.port}").exists():
             raise PostgresError(
-                f"PostgreSQL runs in {self._data} (pid {server.pid}) but its socket in {server.socket_dir or 'no folder'} "
-                f"can not be seen from here; if it was deleted, stop the server with `kill -INT {server.pid}`"
+                f"PostgreSQL runs in {self._data} (pid {server.pid}) but its socket in"
+                f" {server.socket_dir or 'no folder'} can not be seen from here;"
+                f" if it was deleted, stop the server with `kill -INT {server.pid}`"
             )
 
     def _with_database(self, server: _Postmaster) -> str:

@@ -28,9 +28,9 @@ def run_projectors(
 ) -> list[threading.Thread]:
     """Starts a thread for each projector and one that wakes them; they end when ``stop`` is set.
 
-    A projector that cannot take an event (the fold raises, its bytes are no event, the row does not fit) stops right before it:
-    it leaves position, event and error in
-    ``projection_failures`` and in the log, the others go on, and the next process that runs it tries that event again.
+    A projector that cannot take an event (the fold raises, its bytes are no event, the row does not fit) stops right
+    before it: it leaves position, event and error in ``projection_failures`` and in the log, the others go on, and the
+    next process that runs it tries that event again.
     """
     bells = {projector.name: threading.Event() for projector in projectors}
     threads = [
@@ -159,8 +159,8 @@ def _ring(conninfo: str, bells: Iterable[threading.Event], stop: threading.Event
 
 def catch_up(ledger: Ledger, conninfo: str, projectors: Iterable[Projector[Any]]) -> int:
     """Folds everything that the ledger holds now into each projector's table, in this thread; returns the head reached.
-    Where a worker is at it already, their batches take turns. A projector that cannot take an event is left to the worker,
-    which stops there visibly. Raises psycopg.Error and LedgerUnavailable."""
+    Where a worker is at it already, their batches take turns. A projector that cannot take an event is left to the
+    worker, which stops there visibly. Raises psycopg.Error and LedgerUnavailable."""
     head = ledger.head()
     with psycopg.connect(conninfo, autocommit=True) as connection:
         for projector in projectors:

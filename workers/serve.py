@@ -28,8 +28,8 @@ def serve(settings: Settings) -> None:
         # The server could only say that its application did not start; this says why.
         PostgresLedger(conninfo, key, connections=1).close()
         app = create_app(settings, conninfo=conninfo, master_key=key)
-        # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps the
-        # port; the embedded one is as fast (docs/architecture.md) and is this process.
+        # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
+        # the port; the embedded one is as fast (docs/architecture.md) and is this process.
         server = Server(
             app,
             address=settings.host,

@@ -179,8 +179,8 @@ def _welcome(settings: Settings, jars: Path | None) -> None:
 def open_operator_session(
     ledger: Ledger, conninfo: str, settings: Settings, user_id: int, jar: Path, now: datetime
 ) -> None:
-    """Logs a user in from the command line: a session as any other, its cookie in a jar. Raises UpError for somebody whom
-    the ledger has never seen."""
+    """Logs a user in from the command line: a session as any other, its cookie in a jar. Raises UpError for somebody
+    whom the ledger has never seen."""
     subject = Subject("user", user_id)
     history = ledger.load([str(subject)])[str(subject)]
     if not history:
