@@ -39,8 +39,7 @@ _LONGEST_PAUSE_S = 0.1
 CLAIM = """
     insert into idempotency_keys (actor, key, fingerprint, created_at) values ($1, $2, $3, $4)
     on conflict (actor, key) do update
-        set fingerprint = excluded.fingerprint, created_at = excluded.created_at,
-            status = null, headers = null, body = null
+        set fingerprint = excluded.fingerprint, created_at = excluded.created_at, status = null, body = null
         where idempotency_keys.created_at <= $5
     returning created_at
 """

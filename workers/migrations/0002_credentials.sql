@@ -43,7 +43,6 @@ create table idempotency_keys (
     key text not null,
     fingerprint bytea not null,
     status smallint,
-    headers jsonb,
     body bytea,
     created_at timestamptz not null,
     primary key (actor, key)
