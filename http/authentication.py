@@ -27,6 +27,7 @@ from modledger.http.profile import USER_EXAMPLE, user_view
 from modledger.http.reader import Cursor
 from modledger.http.services import services
 from modledger.http.sessions import (
+    FORGET,
     OPEN,
     client_ip,
     client_ip_or_unknown,
@@ -197,6 +198,8 @@ async def _log_in(
         b"insert into login_history (user_id, client_ip, user_agent, at) values ($1, $2, $3, $4)",
         (user.user_id, client_ip_or_unknown(request), user_agent(request), now),
     )
+    # Last: whoever held these rows and then waited for the session above could be waited for in turn.
+    await cursor.execute(FORGET.encode(), (now,))
     return cookie(token, user.level, services(request).settings)
 
 

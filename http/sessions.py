@@ -59,6 +59,11 @@ OPEN = """
     insert into sessions (token_hash, user_id, token_suffix, created_at, expires_at, client_ip, user_agent)
     values ($1, $2, $3, $4, $5, $6, $7)
 """
+# $1 now. sessions_expiry; a few at a time, so that no log-in pays for a month, and none waits for another.
+FORGET = """
+    delete from sessions where token_hash in
+        (select token_hash from sessions where expires_at <= $1 order by expires_at limit 20 for update skip locked)
+"""
 
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):

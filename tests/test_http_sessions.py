@@ -8,7 +8,7 @@ import pytest
 from modledger.domain import commands
 from modledger.domain.envelope import OPERATOR, Actor, Subject
 from modledger.domain.settings import Settings
-from modledger.http.sessions import COOKIE, hash_of, lifetime
+from modledger.http.sessions import COOKIE, hash_of, lifetime, open_session
 from tests.http_client import (
     ADMIN,
     MODERATOR,
@@ -91,6 +91,26 @@ def test_only_a_hash_of_the_token_is_stored(world: World) -> None:
     ((stored, suffix),) = world.query("select token_hash, token_suffix from sessions")
     assert stored == hash_of(token)
     assert suffix == token[-6:]
+
+
+def test_opening_a_session_forgets_a_few_that_have_expired(world: World) -> None:
+    def log_in() -> None:
+        assert world.post("/v1/authentication/request", json={"discord_id": USER}).status_code == 200
+        code = world.post("/v1/authentication/bot/login-code", json={"discord_id": USER}, headers=bot).json()["code"]
+        assert world.post("/v1/authentication/verify", json={"code": code}).status_code == 200
+
+    bot = {"Authorization": f"Bearer {world.bot_key()}"}
+    for _ in range(25):
+        open_session(world.connection, OTHER_USER, 0, world.now)
+    world.now += timedelta(seconds=1)
+    alive = world.token(OTHER_USER)
+    world.now += lifetime(0) - timedelta(seconds=1)
+    for expired in (5, 0):
+        log_in()
+        left = world.query("select count(*) from sessions where expires_at <= %s", world.now)
+        assert left == [(expired,)]
+    assert world.query("select user_id from sessions where token_hash = %s", hash_of(alive)) == [(OTHER_USER,)]
+    assert world.query("select count(*) from sessions where user_id = %s", USER) == [(2,)]
 
 
 def test_a_logged_out_session_is_dead_and_others_live(world: World) -> None:

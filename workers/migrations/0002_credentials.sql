@@ -10,6 +10,7 @@ create table sessions (
     user_agent text
 );
 create index sessions_user on sessions (user_id);
+create index sessions_expiry on sessions (expires_at);
 
 -- One pending code per user. sealed_code is the code encrypted for the bot that delivers it.
 create table login_codes (
