@@ -61,7 +61,8 @@ def _grant(target: Subject, data: GrantBody) -> commands.GrantSubscription:
 
 _GRANTED = "Subscription granted successfully"
 _GRANT_EXAMPLE = {"tier": 2, "duration_days": 30, "reason": "Order 1234"}
-_TRIAL_TWICE = {**_STALE, 404: "User not found", 409: "User 123456789012345678 has already used the trial"}
+_USER_TRIAL_TWICE = {**_STALE, 404: "User not found", 409: "User 123456789012345678 has already used the trial"}
+_GUILD_TRIAL_TWICE = {**_STALE, 404: "Guild not found", 409: "Guild 876543210987654321 has already used the trial"}
 
 
 @command(
@@ -72,7 +73,7 @@ _TRIAL_TWICE = {**_STALE, 404: "User not found", 409: "User 123456789012345678 h
     tag="Subscriptions",
     example={"message": _GRANTED},
     body_example=_GRANT_EXAMPLE,
-    errors=_TRIAL_TWICE,
+    errors=_USER_TRIAL_TWICE,
     tagged=True,
 )
 async def grant_user_subscription(
@@ -89,7 +90,7 @@ async def grant_user_subscription(
     tag="Subscriptions",
     example={"message": _GRANTED},
     body_example=_GRANT_EXAMPLE,
-    errors={**_STALE, 404: "Guild not found", 409: "Guild 876543210987654321 has already used the trial"},
+    errors=_GUILD_TRIAL_TWICE,
     tagged=True,
 )
 async def grant_guild_subscription(
@@ -106,7 +107,7 @@ async def grant_guild_subscription(
     tag="Subscriptions",
     example={"message": "Trial granted to user 123456789012345678 (7-day trial)"},
     body_example={"reason": "Support ticket 77"},
-    errors=_TRIAL_TWICE,
+    errors=_USER_TRIAL_TWICE,
     tagged=True,
 )
 async def grant_user_trial(request: AnyRequest, user_id: UserId, data: JSONBody[TrialBody]) -> Response[MessageView]:
@@ -122,7 +123,7 @@ async def grant_user_trial(request: AnyRequest, user_id: UserId, data: JSONBody[
     tag="Subscriptions",
     example={"message": "Trial granted to guild 876543210987654321 (7-day trial)"},
     body_example={"reason": "Support ticket 77"},
-    errors={**_STALE, 404: "Guild not found", 409: "Guild 876543210987654321 has already used the trial"},
+    errors=_GUILD_TRIAL_TWICE,
     tagged=True,
 )
 async def grant_guild_trial(request: AnyRequest, guild_id: GuildId, data: JSONBody[TrialBody]) -> Response[MessageView]:

@@ -65,7 +65,7 @@ def fold(rows: Mapping[Key, Bot], recorded: Recorded) -> Sequence[Bot]:
     changes: dict[str, Any] = {"version": recorded.version, "updated_at": max(row.updated_at, at)}
     match event:
         case events.BotRegistered():
-            changes |= _named(event.name)
+            changes |= standing.named(event.name)
             changes |= {
                 "registered": True,
                 "avatar_url": standing.unless_erased(event.avatar_url),
@@ -75,17 +75,12 @@ def fold(rows: Mapping[Key, Bot], recorded: Recorded) -> Sequence[Bot]:
                 "created_at": at,
             }
         case events.BotRenamed():
-            changes |= _named(event.name)
+            changes |= standing.named(event.name)
         case events.SubjectErased():
             changes |= {"registered": False, "name": None, "name_key": None, "avatar_url": None}
         case _:
             raise ValueError(f"{event.TOPIC} does not happen to a bot")
     return (msgspec.structs.replace(row, **changes),)
-
-
-def _named(name: str) -> dict[str, Any]:
-    known = standing.unless_erased(name)
-    return {"name": known, "name_key": None if known is None else known.casefold()}
 
 
 PROJECTOR = Projector(

@@ -89,12 +89,12 @@ def fold(rows: Mapping[Key, Guild], recorded: Recorded) -> Sequence[Guild]:
     changes: dict[str, Any] = {"version": recorded.version, "updated_at": max(row.updated_at, at)}
     match event:
         case events.GuildRegistered():
-            changes |= _named(event.name)
+            changes |= standing.named(event.name)
             changes |= {"registered": True, "avatar_url": standing.unless_erased(event.avatar_url), "created_at": at}
             if standing.is_later(row.owner_at, recorded):
                 changes |= {"owner_id": event.owner_id, "owner_at": at}
         case events.GuildRenamed():
-            changes |= _named(event.name)
+            changes |= standing.named(event.name)
         case events.GuildOwnerChanged():
             if standing.is_later(row.owner_at, recorded):
                 changes |= {"owner_id": event.owner_id, "owner_at": at}
@@ -109,11 +109,6 @@ def fold(rows: Mapping[Key, Guild], recorded: Recorded) -> Sequence[Guild]:
                 changes["open_punishments"] = still_open
                 changes["blacklisted_until"] = standing.greatest_until(still_open, GUILD_BLACKLIST)
     return (msgspec.structs.replace(row, **changes),)
-
-
-def _named(name: str) -> dict[str, Any]:
-    known = standing.unless_erased(name)
-    return {"name": known, "name_key": None if known is None else known.casefold()}
 
 
 PROJECTOR = Projector(

@@ -1,4 +1,4 @@
-"""What profiles and guilds have in common: the tier, and the punishments that are still open.
+"""What the rows of subjects have in common: names, the tier, and the punishments that are still open.
 
 The rules are those of ``domain/subjects.py``: the tier follows the event with the latest date (of two with the same
 date the later in the ledger), ends of punishments go by number.
@@ -78,6 +78,12 @@ def greatest_until(open_punishments: OpenPunishments, kind: int) -> datetime | N
 def unless_erased(text: str | None) -> str | None:
     """A replay after an erasure reads the erased text long before it comes to the erasure: it is no name."""
     return None if text == events.ERASED else text
+
+
+def named(name: str) -> dict[str, str | None]:
+    """What a new name changes in the row of a guild or a bot; no name when the text is an erased one."""
+    known = unless_erased(name)
+    return {"name": known, "name_key": None if known is None else known.casefold()}
 
 
 def tier_now(tier: int, tier_until: datetime | None, now: datetime) -> int:
