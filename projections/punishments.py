@@ -98,7 +98,6 @@ class Punishment(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
-TYPE_NAMES = {WARNING: "WARNING", TIMEOUT: "TIMEOUT", BAN: "BAN", GUILD_BLACKLIST: "GUILD_BLACKLIST"}
 ISSUES: Mapping[type[events.Event], int] = {
     events.UserWarned: WARNING,
     events.GuildWarned: WARNING,
@@ -269,19 +268,6 @@ BY_IDS = f"""
 OF_USER = f"""
     select {POSITION}, {COLUMNS} from (select 1) always left join (
         select * from punishments where user_id = $1 order by created_at desc, id desc offset $2 limit $3
-    ) p on true
-    order by p.created_at desc, p.id desc
-"""  # noqa: S608
-
-# $1 guild id, $2 limit: newest first, else as OF_USER. punishments_guild_created, one walk per (open, type)
-OF_GUILD = f"""
-    select {POSITION}, {COLUMNS} from (select 1) always left join (
-        select newest.* from (values (true, 1), (true, 4), (false, 1), (false, 4)) as cell (open, type)
-        cross join lateral (
-            select * from punishments where guild_id = $1 and open = cell.open and type = cell.type
-            order by created_at desc, id desc limit $2
-        ) newest
-        order by created_at desc, id desc limit $2
     ) p on true
     order by p.created_at desc, p.id desc
 """  # noqa: S608

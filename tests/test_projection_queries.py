@@ -140,29 +140,25 @@ def test_times_come_back_right_in_every_time_zone_of_the_server(database: str, m
             assert (row.created_at, row.banned_until, profile.state(row, NOW)) == (NOW, FOREVER, 2)
 
 
-def test_punishments_are_found_by_id_by_user_and_by_guild_newest_first(conn: Connection, memory: MemoryLedger) -> None:
+def test_punishments_are_found_by_id_and_by_user_newest_first(conn: Connection, memory: MemoryLedger) -> None:
     given(
         conn,
         memory,
         Happened("user:7", events.UserWarned(reason="new"), NOW),
         Happened("user:7", events.UserWarned(reason="imported"), NOW - DAY),
         Happened("user:7", events.UserWarned(reason="of the same second"), NOW),
-        Happened("guild:8", events.GuildWarned(reason="new"), NOW),
-        Happened("guild:8", events.GuildBlacklisted(reason="imported"), NOW - DAY),
     )
     of_user = [punishments.punishment_of(line[1:]) for line in ask(conn, punishments.OF_USER, 7, 0, 10)]
     assert [row and row.reason for row in of_user] == ["of the same second", "new", "imported"]
-    assert [line[0] for line in ask(conn, punishments.OF_USER, 7, 1, 1)] == [5]
-    of_guild = [punishments.punishment_of(line[1:]) for line in ask(conn, punishments.OF_GUILD, 8, 10)]
-    assert [row and row.reason for row in of_guild] == ["new", "imported"]
+    assert [line[0] for line in ask(conn, punishments.OF_USER, 7, 1, 1)] == [3]
     by_id = {line[0]: punishments.punishment_of(line[2:]) for line in ask(conn, punishments.BY_IDS, [2, 999])}
     assert by_id == {2: of_user[2], 999: None}
 
 
 def test_nothing_found_still_says_how_fresh_the_answer_is(conn: Connection, memory: MemoryLedger) -> None:
     given(conn, memory, registered("user:7", "Anna"))
-    for lines in (ask(conn, punishments.OF_USER, 9, 0, 10), ask(conn, punishments.OF_GUILD, 9, 10)):
-        assert [(line[0], punishments.punishment_of(line[1:])) for line in lines] == [(1, None)]
+    lines = ask(conn, punishments.OF_USER, 9, 0, 10)
+    assert [(line[0], punishments.punishment_of(line[1:])) for line in lines] == [(1, None)]
 
 
 def read_detail(database: str, user_id: int) -> Detail:
