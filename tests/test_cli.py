@@ -15,6 +15,7 @@ import pytest
 from modledger.domain.envelope import OPERATOR
 from modledger.domain.events import PermissionChanged
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.workers.migrate import migrations
 from tests.databases import MASTER_KEY
 
 USER = 123456789012345678
@@ -154,3 +155,11 @@ def test_a_lost_master_key_file_is_not_replaced_by_a_new_key(
 
 def test_a_server_that_is_not_there_is_one_clear_line() -> None:
     refused(modledger("migrate", MODLEDGER_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none"), 1, "127.0.0.1")
+
+
+def test_it_works_with_all_standard_streams_closed(empty_database: str) -> None:
+    environment = {**os.environ, **on(empty_database)}
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "modledger.workers", "migrate"]
+    assert subprocess.run(closed, env=environment, check=False).returncode == 0
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("select count(*) from migrations").fetchone() == (len(migrations()),)
