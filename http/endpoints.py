@@ -11,6 +11,7 @@ import msgspec
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 
+from modledger.domain.rank import ACCESS
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import parameters
@@ -36,8 +37,6 @@ BOT = Access(who="bot")
 SESSION = Access(who="session")
 OWN = Access(who="session", restricted_too=True)
 STAFF = {level: Access(who="session", level=level) for level in (MODERATOR, ADMIN, OWNER)}
-
-_NEEDED = {MODERATOR: "Moderator access required", ADMIN: "Admin access required", OWNER: "Owner access required"}
 
 
 def read(
@@ -134,7 +133,7 @@ def _who_statuses(access: Access, method: str) -> dict[int, str]:
     if access.who == "bot":
         statuses[403] = "Bot key required"
     elif access.level > USER:
-        statuses[403] = _NEEDED[access.level]
+        statuses[403] = ACCESS[access.level]
     elif access.who == "session" and not access.restricted_too:
         statuses[403] = "Account restricted"
     elif method == "POST":

@@ -19,11 +19,9 @@ TABLE = Table(
         "version": "integer not null",
         "registered": "boolean not null",
         "name": "text",
-        "name_key": "text",
         "avatar_url": "text",
         "owner_id": "bigint",
         "bot_type": "smallint not null",
-        "is_active": "boolean not null",
         "rate_limit_per_hour": "integer not null",
         "created_at": "timestamptz not null",
         "updated_at": "timestamptz not null",
@@ -34,19 +32,16 @@ TABLE = Table(
 
 
 class Bot(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the stream's first event; the limit is in requests an hour. ``is_active`` is
-    true until there is an event that says otherwise."""
+    """A row. ``id`` is the position of the stream's first event; the limit is in requests an hour."""
 
     bot_id: int
     id: int
     version: int
     registered: bool = False
     name: str | None = None
-    name_key: str | None = None
     avatar_url: str | None = None
     owner_id: int | None = None
     bot_type: int = 3
-    is_active: bool = True
     rate_limit_per_hour: int = 1000
     created_at: datetime
     updated_at: datetime
@@ -65,9 +60,9 @@ def fold(rows: Mapping[Key, Bot], recorded: Recorded) -> Sequence[Bot]:
     changes: dict[str, Any] = {"version": recorded.version, "updated_at": max(row.updated_at, at)}
     match event:
         case events.BotRegistered():
-            changes |= standing.named(event.name)
             changes |= {
                 "registered": True,
+                "name": standing.unless_erased(event.name),
                 "avatar_url": standing.unless_erased(event.avatar_url),
                 "owner_id": event.owner_id,
                 "bot_type": event.bot_type,
@@ -75,9 +70,9 @@ def fold(rows: Mapping[Key, Bot], recorded: Recorded) -> Sequence[Bot]:
                 "created_at": at,
             }
         case events.BotRenamed():
-            changes |= standing.named(event.name)
+            changes["name"] = standing.unless_erased(event.name)
         case events.SubjectErased():
-            changes |= {"registered": False, "name": None, "name_key": None, "avatar_url": None}
+            changes |= {"registered": False, "name": None, "avatar_url": None}
         case _:
             raise ValueError(f"{event.TOPIC} does not happen to a bot")
     return (msgspec.structs.replace(row, **changes),)

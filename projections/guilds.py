@@ -20,12 +20,10 @@ TABLE = Table(
         "version": "integer not null",
         "registered": "boolean not null",
         "name": "text",
-        "name_key": "text",
         "avatar_url": "text",
         "owner_id": "bigint",
         "owner_at": "timestamptz",
         "prefix": "text not null",
-        "base_state": "smallint not null",
         "tier": "smallint not null",
         "tier_until": "timestamptz",
         "tier_at": "timestamptz",
@@ -47,21 +45,18 @@ TABLE = Table(
 
 
 class Guild(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the stream's first event; ``base_state`` 0 Active, 1 Inactive.
-    ``open_punishments`` holds blacklistings, ``blacklisted_until`` their greatest end, ``standing.FOREVER`` for a
-    permanent one."""
+    """A row. ``id`` is the position of the stream's first event. ``open_punishments`` holds blacklistings,
+    ``blacklisted_until`` their greatest end, ``standing.FOREVER`` for a permanent one."""
 
     guild_id: int
     id: int
     version: int
     registered: bool = False
     name: str | None = None
-    name_key: str | None = None
     avatar_url: str | None = None
     owner_id: int | None = None
     owner_at: datetime | None = None
     prefix: str = "!"
-    base_state: int = 0
     tier: int = 0
     tier_until: datetime | None = None
     tier_at: datetime | None = None
@@ -89,19 +84,23 @@ def fold(rows: Mapping[Key, Guild], recorded: Recorded) -> Sequence[Guild]:
     changes: dict[str, Any] = {"version": recorded.version, "updated_at": max(row.updated_at, at)}
     match event:
         case events.GuildRegistered():
-            changes |= standing.named(event.name)
-            changes |= {"registered": True, "avatar_url": standing.unless_erased(event.avatar_url), "created_at": at}
+            changes |= {
+                "registered": True,
+                "name": standing.unless_erased(event.name),
+                "avatar_url": standing.unless_erased(event.avatar_url),
+                "created_at": at,
+            }
             if standing.is_later(row.owner_at, recorded):
                 changes |= {"owner_id": event.owner_id, "owner_at": at}
         case events.GuildRenamed():
-            changes |= standing.named(event.name)
+            changes["name"] = standing.unless_erased(event.name)
         case events.GuildOwnerChanged():
             if standing.is_later(row.owner_at, recorded):
                 changes |= {"owner_id": event.owner_id, "owner_at": at}
         case events.GuildPrefixChanged():
             changes["prefix"] = event.prefix
         case events.SubjectErased():
-            changes |= {"registered": False, "name": None, "name_key": None, "avatar_url": None}
+            changes |= {"registered": False, "name": None, "avatar_url": None}
         case _:
             changes |= standing.tier_changes(row.tier_at, row.tier_until, recorded)
             still_open = standing.open_after(row.open_punishments, recorded, ISSUES)
@@ -126,8 +125,8 @@ PROJECTOR = Projector(
 
 
 def state(guild: Guild, now: datetime) -> int:
-    """0 Active, 1 Inactive, 2 Banned while a blacklisting is active (api.md §3)."""
-    return 2 if guild.blacklisted_until is not None and guild.blacklisted_until > now else guild.base_state
+    """2 Banned while a blacklisting is active, else 0 Active (api.md §3); no event makes a guild 1 Inactive yet."""
+    return 2 if guild.blacklisted_until is not None and guild.blacklisted_until > now else 0
 
 
 def tier(guild: Guild, now: datetime) -> int:

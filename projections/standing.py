@@ -80,12 +80,6 @@ def unless_erased(text: str | None) -> str | None:
     return None if text == events.ERASED else text
 
 
-def named(name: str) -> dict[str, str | None]:
-    """What a new name changes in the row of a guild or a bot; no name when the text is an erased one."""
-    known = unless_erased(name)
-    return {"name": known, "name_key": None if known is None else known.casefold()}
-
-
 def tier_now(tier: int, tier_until: datetime | None, now: datetime) -> int:
     """The tier at ``now``: Basic from the very second of its end on (api.md §3)."""
     return BASIC if tier_until is not None and tier_until <= now else tier

@@ -32,7 +32,7 @@ REGISTERED = (events.GuildRegistered(name="Café", avatar_url="https://a.example
 def test_a_registered_guild_has_name_owner_and_defaults() -> None:
     row = guild_after(REGISTERED)
     assert (row.guild_id, row.id, row.version, row.registered) == (8, FIRST_POSITION, 1, True)
-    assert (row.name, row.name_key, row.owner_id, row.prefix, row.base_state) == ("Café", "café", 7, "!", 0)
+    assert (row.name, row.owner_id, row.prefix) == ("Café", 7, "!")
     assert (row.created_at, row.updated_at, guilds.state(row, NOW)) == (NOW, NOW, 0)
 
 
@@ -54,7 +54,7 @@ def test_name_prefix_and_owner_of_a_guild_change() -> None:
         (events.GuildPrefixChanged(old_prefix="!", prefix="?"), NOW + HOUR),
         (events.GuildOwnerChanged(old_owner_id=7, owner_id=None), NOW + HOUR),
     )
-    assert (row.name, row.name_key, row.prefix, row.owner_id, row.version) == ("BAR", "bar", "?", None, 4)
+    assert (row.name, row.prefix, row.owner_id, row.version) == ("BAR", "?", None, 4)
 
 
 def test_an_imported_older_owner_does_not_replace_a_newer_one() -> None:
@@ -104,7 +104,7 @@ def test_erasure_takes_name_and_avatar_of_a_guild_and_leaves_the_rest() -> None:
         (events.GuildBlacklisted(reason="raid"), NOW),
         (events.SubjectErased(reason="request"), NOW),
     )
-    assert (row.registered, row.name, row.name_key, row.avatar_url) == (False, None, None, None)
+    assert (row.registered, row.name, row.avatar_url) == (False, None, None)
     assert (row.owner_id, guilds.state(row, NOW)) == (7, 2)
 
 
@@ -117,17 +117,15 @@ def test_a_bot_is_registered_renamed_and_erased() -> None:
         version=2,
         registered=True,
         name="HELPER",
-        name_key="helper",
         avatar_url=None,
         owner_id=7,
         bot_type=2,
-        is_active=True,
         rate_limit_per_hour=50,
         created_at=NOW,
         updated_at=NOW + HOUR,
     )
     erased = bot_after((registered, NOW), (events.SubjectErased(reason="request"), NOW + DAY))
-    assert (erased.registered, erased.name, erased.name_key, erased.owner_id) == (False, None, None, 7)
+    assert (erased.registered, erased.name, erased.owner_id) == (False, None, 7)
 
 
 def test_each_read_model_keeps_to_its_own_kind_of_subject() -> None:

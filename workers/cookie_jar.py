@@ -6,10 +6,8 @@ from pathlib import Path
 
 from modledger.domain.settings import Settings
 
-COOKIE = "hsession"
 
-
-def write_cookie_jar(path: Path, token: str, expires_at: datetime, settings: Settings) -> None:
+def write_cookie_jar(path: Path, name: str, token: str, expires_at: datetime, settings: Settings) -> None:
     """Writes (or replaces, in one step) the jar. The cookie is for the installation's own host, on loopback under each
     of its usual names."""
     hosts = [settings.cookie_domain or settings.host]
@@ -28,7 +26,7 @@ def write_cookie_jar(path: Path, token: str, expires_at: datetime, settings: Set
                     "/",
                     secure,
                     str(int(expires_at.timestamp())),
-                    COOKIE,
+                    name,
                     token,
                 ]
             )

@@ -22,7 +22,7 @@ from modledger.domain.ledger import Ledger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import User, fold
-from modledger.http.sessions import lifetime, open_session
+from modledger.http.sessions import COOKIE, lifetime, open_session
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers import demo
 from modledger.workers.cookie_jar import write_cookie_jar
@@ -189,7 +189,7 @@ def open_operator_session(
     assert isinstance(user, User)
     with psycopg.connect(conninfo, autocommit=True) as connection:
         token = open_session(connection, user_id, user.level, now, None, "modledger session")
-    write_cookie_jar(jar, token, now + lifetime(user.level), settings)
+    write_cookie_jar(jar, COOKIE, token, now + lifetime(user.level), settings)
 
 
 def curl(jar: Path, url: str) -> str:
