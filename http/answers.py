@@ -17,6 +17,7 @@ from modledger.http.endpoints import AnyRequest
 from modledger.http.errors import JSON, error_body, problem_of
 from modledger.http.etags import etag, expected_version, require_tags, unchanged
 from modledger.http.idempotency import HEADER, Answer, Asked, read_key
+from modledger.http.keys import Caller
 from modledger.http.parameters import listed_header, one_header, read_body
 from modledger.http.services import services
 from modledger.http.sessions import Viewer
@@ -25,9 +26,9 @@ Made = tuple[object, int | None]
 
 
 def required_position(request: AnyRequest) -> int:
-    """What a read of this session has to be at least as fresh as: its own last write, and what the client asks for."""
-    viewer: Viewer = request.user
-    return max(viewer.written, freshness.position_asked_for(request))
+    """What a read has to be at least as fresh as: the last write of whoever asks, and what the client asks for."""
+    who: Viewer | Caller | None = request.user
+    return max(0 if who is None else who.written, freshness.position_asked_for(request))
 
 
 def reply(request: AnyRequest, view: object, position: int | None, version: int | None = None) -> Response[Any]:
@@ -69,6 +70,12 @@ async def answer_once(request: AnyRequest, scope: str, run: Callable[[UUID], Awa
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=JSON)
 
 
+def actor_of(request: AnyRequest) -> Actor:
+    """Who acts by this request: the session's user, or the bot."""
+    who: Viewer | Caller = request.user
+    return Actor("user", who.user_id) if isinstance(who, Viewer) else Actor("bot", who.bot_id)
+
+
 def context_of(request: AnyRequest, actor: Actor, command_id: UUID, if_match: int | None = None) -> Context:
     """The context of a command that this request gives."""
     return Context(
@@ -84,10 +91,10 @@ def context_of(request: AnyRequest, actor: Actor, command_id: UUID, if_match: in
 async def carry_out(
     request: AnyRequest, command: Callable[[], Command], view: Callable[[Outcome], Made]
 ) -> Response[Any]:
-    """Executes the viewer's command in a thread and answers what ``view`` makes of its outcome: the body, and the
-    version for its ETag. ``command`` is made there too, so it may ask the ledger."""
+    """Executes a command of the session's user, or of the bot, in a thread and answers what ``view`` makes of its
+    outcome: the body, and the version for its ETag. ``command`` is made there too, so it may ask the ledger."""
     has = services(request)
-    actor = Actor("user", request.user.user_id)
+    actor = actor_of(request)
     if_match = listed_header(request, "If-Match")
     # Outside, so that a mistake in writing is not kept under the request's Idempotency-Key.
     require_tags("If-Match", if_match)

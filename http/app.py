@@ -16,6 +16,7 @@ from modledger.http import (
     freshness,
     health,
     idempotency,
+    keys,
     permissions,
     profile,
     punishment_search,
@@ -55,7 +56,7 @@ def create_app(
         reader = Reader(conninfo, settings.read_connections)
         desk = Reader(conninfo, DESK_CONNECTIONS)
         sealing = Sealing(master_key)
-        keys = idempotency.Keys(conninfo, desk, sealing)
+        kept = idempotency.Keys(conninfo, desk, sealing)
         app.state["services"] = Services(
             settings=settings,
             clock=clock,
@@ -65,15 +66,16 @@ def create_app(
             desk=desk,
             viewers=Coalesced(reader, sessions.VIEWERS),
             users=Coalesced(reader, sessions.USERS),
+            callers=Coalesced(reader, keys.CALLERS),
             names=Coalesced(reader, profiles.BY_NAMES),
             checkpoints=Coalesced(reader, freshness.CHECKPOINTS),
             sealing=sealing,
-            keys=keys,
+            keys=kept,
         )
         try:
             yield
         finally:
-            await keys.close()
+            await kept.close()
             await reader.close()
             await desk.close()
             await to_thread.run_sync(ledger.close)

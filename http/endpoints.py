@@ -5,7 +5,7 @@ record (404, 409, 412).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from litestar import Request, get, post
@@ -15,24 +15,28 @@ from modledger.domain.rank import ACCESS
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import parameters
-from modledger.http.errors import Problem
+from modledger.http.errors import BODY_LIMIT, Problem, too_large
 from modledger.http.keys import authenticate_bot
-from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, error_responses
+from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, Who, error_responses
 from modledger.http.services import services
-from modledger.http.sessions import authenticate
+from modledger.http.sessions import authenticate, authenticate_any
 
 AnyRequest = Request[Any, Any, Any]
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is let in. ``level``: the least, of a session; ``restricted_too``: also somebody timed out or banned."""
+    """Who is let in: a session, a bot by its key, either a session or any key (``public``), or everybody, of whom a
+    session or key is told apart (``open``) or not (``none``). ``level``: the least, of a session; ``restricted_too``:
+    also somebody timed out or banned."""
 
-    who: Literal["session", "bot", "none"]
+    who: Who
     level: int = USER
     restricted_too: bool = False
 
 
 NOBODY = Access(who="none")
+OPEN = Access(who="open")
+PUBLIC = Access(who="public")
 BOT = Access(who="bot")
 SESSION = Access(who="session")
 OWN = Access(who="session", restricted_too=True)
@@ -62,7 +66,7 @@ def read(
     DOCUMENTED[operation_id] = Documented(
         example=example,
         security=access.who,
-        reads=access.who == "session",
+        reads=access.who != "none",
         tagged=tagged,
         commands=False,
         keyed=False,
@@ -92,12 +96,14 @@ def command(
     errors: Mapping[int, str] | None = None,
     tagged: bool = False,
     on_ledger: bool = True,
+    body_limit: int = BODY_LIMIT,
 ) -> HTTPRouteHandler:
-    """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event."""
+    """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event. ``body_limit`` in bytes,
+    a multiple of 1024; api.md gives 64 KiB, which the longest lists that it allows do not fit in."""
     statuses = {
         400: "reason is required",
         409: "Idempotency-Key was already used with another request",
-        413: "body must not be larger than 64 KiB",
+        413: too_large(body_limit),
         415: "Content-Type must be application/json",
         **_who_statuses(access, "POST"),
         **_SERVER,
@@ -116,6 +122,7 @@ def command(
     return post(
         path,
         status_code=200,
+        request_max_body_size=body_limit,
         before_request=_admission(access, None),
         operation_class=DocumentedOperation,
         operation_id=operation_id,
@@ -132,6 +139,8 @@ def _who_statuses(access: Access, method: str) -> dict[int, str]:
     statuses = {} if access.who == "none" else {401: "Authentication required"}
     if access.who == "bot":
         statuses[403] = "Bot key required"
+    elif access.who in ("public", "open"):
+        statuses[403] = "Account restricted"
     elif access.level > USER:
         statuses[403] = ACCESS[access.level]
     elif access.who == "session" and not access.restricted_too:
@@ -150,6 +159,8 @@ def _admission(access: Access, start: Callable[[AnyRequest], None] | None) -> Ca
                 await authenticate(request, access.level, restricted_too=access.restricted_too)
             case "bot":
                 await authenticate_bot(request)
+            case "public" | "open":
+                await authenticate_any(request, required=access.who == "public")
             case "none":
                 pass
         if request.method == "POST" and access.who != "bot":

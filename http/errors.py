@@ -17,6 +17,7 @@ from modledger.http.views import ErrorView
 log = structlog.get_logger("modledger.http")
 
 JSON = "application/json"
+# api.md §1
 BODY_LIMIT = 64 * 1024
 RETRY_AFTER = {"Retry-After": "1"}
 
@@ -32,7 +33,7 @@ _FRAMEWORK = {
     400: "Bad request",
     404: "Not found",
     405: "Method not allowed",
-    413: "body must not be larger than 64 KiB",
+    413: "body is too large",
     415: "Content-Type must be application/json",
 }
 
@@ -54,6 +55,11 @@ class Unavailable(Exception):
 def bad(message: str) -> Problem:
     """400: the message names the first bad field."""
     return Problem(400, message)
+
+
+def too_large(limit: int) -> str:
+    """The message for a body of more than ``limit`` bytes."""
+    return f"body must not be larger than {limit // 1024} KiB"
 
 
 def unauthenticated() -> Problem:

@@ -20,15 +20,23 @@ KeyKind = Literal["public", "bot"]
 _PREFIXES: dict[KeyKind, str] = {"bot": "hbot_", "public": "hpub_"}
 _LONGEST_KEY = 128
 
-# $1 bytea. api_keys_pkey
-FIND = "select kind, bot_id from api_keys where key_hash = $1"
+# $1 bytea[] of key hashes. Beside the key: the last position that its bot wrote over HTTP. api_keys_pkey,
+# ledger_http_writes
+CALLERS = """
+    select k.key_hash, k.kind, k.bot_id,
+        (select max(notification_id) from ledger where actor = 'bot:' || k.bot_id and via = 'http')
+    from api_keys k
+    where k.key_hash = any($1::bytea[])
+"""
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whose key it is; ``bot_id`` is a bot's Discord id, None for a public key."""
+    """Whose key it is; ``bot_id`` is a bot's Discord id, None for a public key, ``written`` the last ledger position
+    that this bot wrote over HTTP."""
 
     kind: KeyKind
     bot_id: int | None
+    written: int
 
 
 def create_key(conn: psycopg.Connection[Any], kind: KeyKind, bot_id: int | None, now: datetime) -> str:
@@ -50,19 +58,29 @@ def _hash_of(key: str) -> bytes:
 
 
 def key_of(request: Request[Any, Any, Any]) -> str | None:
-    """The key that the request brings; None without one, or with one that could not be ours."""
+    """The key that the request brings; None without one. One that is too long to be ours is cut."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "").strip()
-    return key if key and len(key) <= _LONGEST_KEY else None
+    return key[:_LONGEST_KEY] or None
+
+
+async def caller_of(request: Request[Any, Any, Any]) -> Caller | None:
+    """Whose key the request brings; None without a key. Raises Problem 401 for one that is not known."""
+    key = key_of(request)
+    if key is None:
+        return None
+    row = await services(request).callers.load(_hash_of(key))
+    if row is None:
+        raise unauthenticated()
+    kind, bot_id, written = row
+    return Caller(kind, bot_id, written or 0)
 
 
 async def authenticate_bot(request: Request[Any, Any, Any]) -> Caller:
     """The bot behind the request's key. Raises Problem 401 without a known key and 403 for a public one."""
-    key = key_of(request)
-    rows = await services(request).reader.fetch(FIND, _hash_of(key)) if key else []
-    if not rows:
+    caller = await caller_of(request)
+    if caller is None:
         raise unauthenticated()
-    caller = Caller(*rows[0])
     if caller.kind != "bot":
         raise Problem(403, "Bot key required")
     request.scope["user"] = caller

@@ -43,13 +43,16 @@ from modledger.http.views import ErrorView
 _CORRELATION_ID = "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
 
 
+Who = Literal["session", "bot", "public", "open", "none"]
+
+
 class Documented(msgspec.Struct, frozen=True, kw_only=True):
     """What an operation's signature does not say. ``example`` is the body of a 200; ``reads``, ``tagged``, ``keyed``,
     ``conditional`` and ``commands`` say which conventions of api.md §1 hold."""
 
     example: object
     body_example: object = None
-    security: Literal["session", "bot", "none"]
+    security: Who
     reads: bool
     tagged: bool
     commands: bool
@@ -116,6 +119,8 @@ def _example(value: object) -> Example:
 _SECURITY: Mapping[str, list[SecurityRequirement]] = {
     "session": [{"session": []}],
     "bot": [{"key": []}, {"bearer": []}],
+    "public": [{"session": []}, {"key": []}, {"bearer": []}],
+    "open": [{}, {"session": []}, {"key": []}, {"bearer": []}],
     "none": [{}],
 }
 
@@ -151,7 +156,7 @@ _STATUSES = {
     404: "There is no such record",
     409: "Not possible in the present state, or the Idempotency-Key was used with another request",
     412: "The record has changed since the version in If-Match",
-    413: "The body is larger than 64 KiB",
+    413: "The body is too large",
     415: "The body is not announced as JSON",
     500: "Unexpected; the details are in the server's log under the correlation id",
     503: "The database cannot be reached, or the answer would not be fresh enough",

@@ -5,6 +5,7 @@ own. The rules come from the handler's signature, so what OpenAPI says and what 
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -13,13 +14,13 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import InternalServerException
+from litestar.exceptions import ClientException, InternalServerException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParameter
 from msgspec import Meta
 
 from modledger.domain.facts import MAX_REASON
-from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad
+from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad, too_large
 
 MAX_ID = 2**63 - 1
 MAX_INTEGER = 2**63 - 1
@@ -29,12 +30,13 @@ FARTHEST = 2**62
 # The end of a request's path or query is echoed in messages and logs; nobody needs more of it than this.
 _ECHO = 64
 
-Kind = Literal["integer", "boolean", "moment", "text", "choice"]
+Kind = Literal["integer", "number", "boolean", "moment", "text", "choice", "list", "object"]
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What one parameter or field may hold. ``low`` and ``high`` bound an integer's value or a text's length after
-    trimming; ``digits``: an integer may also come as a string of digits."""
+    """What one parameter or field may hold. ``low`` and ``high`` bound a number's value, a text's length after trimming
+    or how many items a list holds; ``digits``: an integer may also come as a string of digits. ``of``: the one rule for
+    the items of a list, or those of an object's fields."""
 
     name: str
     kind: Kind
@@ -43,6 +45,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     required: bool = False
     nullable: bool = False
+    of: tuple["Rule", ...] = ()
 
 
 # -- the types of signatures
@@ -134,8 +137,12 @@ def body_rules(struct: type) -> list[Rule]:
 
 
 def _body_rule(field: msgspec.inspect.Field) -> Rule:
+    return _rule_of_type(field.encode_name, field.type, required=field.required)
+
+
+def _rule_of_type(name: str, kind: msgspec.inspect.Type, *, required: bool) -> Rule:
     extra: Mapping[str, Any] = {}
-    kind, nullable = field.type, False
+    nullable = False
     if isinstance(kind, msgspec.inspect.Metadata):
         extra, kind = kind.extra or {}, kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
@@ -146,7 +153,6 @@ def _body_rule(field: msgspec.inspect.Field) -> Rule:
             extra, kind = kind.extra or {}, kind.type
         if isinstance(kind, msgspec.inspect.UnionType):
             kind = kind.types[0]
-    name, required = field.encode_name, field.required
     if extra.get("id"):
         return Rule(
             name=name, kind="integer", low=1, high=MAX_ID, choices=("digits",), required=required, nullable=nullable
@@ -154,6 +160,15 @@ def _body_rule(field: msgspec.inspect.Field) -> Rule:
     match kind:
         case msgspec.inspect.IntType(ge=low, le=high):
             return Rule(name=name, kind="integer", low=low, high=high, required=required, nullable=nullable)
+        case msgspec.inspect.FloatType(ge=least, le=most):
+            return Rule(
+                name=name,
+                kind="number",
+                low=_integer_or_none(least),
+                high=_integer_or_none(most),
+                required=required,
+                nullable=nullable,
+            )
         case msgspec.inspect.BoolType():
             return Rule(name=name, kind="boolean", required=required, nullable=nullable)
         case msgspec.inspect.DateTimeType():
@@ -162,6 +177,15 @@ def _body_rule(field: msgspec.inspect.Field) -> Rule:
             return Rule(
                 name=name, kind="text", low=low, high=extra.get("high", high), required=required, nullable=nullable
             )
+        case msgspec.inspect.LiteralType(values=values):
+            choices = tuple(str(value) for value in values)
+            return Rule(name=name, kind="choice", choices=choices, required=required, nullable=nullable)
+        case msgspec.inspect.ListType(item_type=item, min_length=low, max_length=high):
+            items = (_rule_of_type("", item, required=True),)
+            return Rule(name=name, kind="list", low=low, high=high, of=items, required=required, nullable=nullable)
+        case msgspec.inspect.StructType(fields=fields):
+            of = tuple(_body_rule(field) for field in fields)
+            return Rule(name=name, kind="object", of=of, required=required, nullable=nullable)
     raise TypeError(f"no rule for a field of type {kind}")
 
 
@@ -191,16 +215,20 @@ async def check(request: Request[Any, Any, Any]) -> None:
     path, query, body = rules_of(request.route_handler)
     if body is not None:
         require_json(request)
-        check_body(await read_body(request), body)
+        check_fields(decode_object(await read_body(request)), body)
     for name, rule in path.items():
         check_text_value(rule, str(request.path_params[name]))
     check_query(request.scope["query_string"], query)
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
-    """The whole body. Raises 413 beyond the application's limit, and Problem 400 where the client broke off."""
+    """The whole body. Raises Problem 413 beyond the operation's limit, and 400 where the client broke off."""
     try:
         return await request.body()
+    except ClientException as error:
+        if error.status_code != 413:
+            raise
+        raise Problem(413, too_large(_body_limit(request))) from None
     except InternalServerException:
         raise bad("body is not complete") from None
 
@@ -211,8 +239,14 @@ def require_json(request: Request[Any, Any, Any]) -> None:
     if content_type != JSON:
         raise Problem(415, f"Content-Type must be {JSON}")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > BODY_LIMIT:
-        raise Problem(413, "body must not be larger than 64 KiB")
+    limit = _body_limit(request)
+    if announced.isdecimal() and int(announced) > limit:
+        raise Problem(413, too_large(limit))
+
+
+def _body_limit(request: Request[Any, Any, Any]) -> int:
+    limit = request.route_handler.resolve_request_max_body_size()
+    return BODY_LIMIT if limit is None else int(limit)
 
 
 def check_query(raw: bytes, rules: Mapping[str, Rule]) -> None:
@@ -285,19 +319,22 @@ def _check_text(rule: Rule, value: str) -> None:
         raise bad(f"{rule.name} must be between {rule.low or 0} and {rule.high} characters")
 
 
-def check_body(raw: bytes, rules: Iterable[Rule]) -> None:
+def check_fields(fields: Mapping[str, Any], rules: Iterable[Rule], within: str = "") -> None:
     """Raises Problem 400 for the first field, in the order of declaration, that is missing or wrong, then for one that
-    is not known."""
-    fields = decode_object(raw)
+    is not known. ``within`` is what stands before a field's name in the message, such as ``items[3].``"""
+    known = set()
     for rule in rules:
-        value = fields.pop(rule.name, msgspec.UNSET)
+        known.add(rule.name)
+        named = msgspec.structs.replace(rule, name=within + rule.name) if within else rule
+        value = fields.get(rule.name, msgspec.UNSET)
         if value is msgspec.UNSET or (value is None and rule.required and not rule.nullable):
             if rule.required:
-                raise bad(f"{rule.name} is required")
+                raise bad(f"{named.name} is required")
         elif value is not None or not rule.nullable:
-            _check_json_value(rule, value)
+            _check_json_value(named, value)
     for name in fields:
-        raise bad(f"unknown field: {name[:_ECHO]}")
+        if name not in known:
+            raise bad(f"unknown field: {within}{name[:_ECHO]}")
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -340,3 +377,32 @@ def _check_json_value(rule: Rule, value: object) -> None:
             if not isinstance(value, str):
                 raise bad(f"{rule.name} must be a string")
             _check_text(rule, value)
+        case "number":
+            _check_number(rule, value)
+        case "choice":
+            check_text_value(rule, value if isinstance(value, str) else "")
+        case "list":
+            if not isinstance(value, list):
+                raise bad(f"{rule.name} must be a list")
+            _check_length(rule, len(value))
+            for index, item in enumerate(value):
+                _check_json_value(msgspec.structs.replace(rule.of[0], name=f"{rule.name}[{index}]"), item)
+        case "object":
+            if not isinstance(value, dict):
+                raise bad(f"{rule.name} must be an object")
+            check_fields(value, rule.of, f"{rule.name}.")
+
+
+def _check_length(rule: Rule, length: int) -> None:
+    low, high = rule.low or 0, MAX_INTEGER if rule.high is None else rule.high
+    if not low <= length <= high:
+        allowed = f"between {low} and {high}" if low else f"at most {high}"
+        raise bad(f"{rule.name} must hold {allowed} items")
+
+
+def _check_number(rule: Rule, value: object) -> None:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None or not math.isfinite(number):
+        raise bad(f"{rule.name} must be a number")
+    if (rule.low is not None and number < rule.low) or (rule.high is not None and number > rule.high):
+        raise bad(f"{rule.name} must be between {rule.low} and {rule.high}")

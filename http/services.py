@@ -27,6 +27,7 @@ class Services:
     desk: Reader
     viewers: Coalesced[bytes]
     users: Coalesced[int]
+    callers: Coalesced[bytes]
     names: Coalesced[str]
     checkpoints: Coalesced[str]
     sealing: Sealing

@@ -16,6 +16,7 @@ from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, USER
 from modledger.http.errors import Problem, unauthenticated
 from modledger.http.freshness import fresh, progress_of
+from modledger.http.keys import caller_of
 from modledger.http.reader import Row
 from modledger.http.services import Services, services
 from modledger.projections import profile as profiles
@@ -203,6 +204,23 @@ async def authenticate(request: Request[Any, Any, Any], level: int, *, restricte
         raise Problem(403, ACCESS[level])
     request.scope["user"] = viewer
     return viewer
+
+
+async def authenticate_any(request: Request[Any, Any, Any], *, required: bool) -> None:
+    """For what is open to keys too: ``request.user`` becomes the viewer of a session that is good now, else the caller
+    whose key it is, else None.
+
+    Raises Problem 401 for an unknown key, and without session and key where one is ``required``; 403 for a restricted
+    viewer; 503 as ``authenticate``.
+    """
+    token = token_of(request)
+    viewer = None if token is None else await _viewer(services(request), hash_of(token))
+    if viewer is not None and viewer.restricted:
+        raise Problem(403, "Account restricted")
+    who = viewer or await caller_of(request)
+    if who is None and required:
+        raise unauthenticated()
+    request.scope["user"] = who
 
 
 async def _viewer(has: Services, token_hash: bytes) -> Viewer | None:
