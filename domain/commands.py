@@ -55,6 +55,24 @@ class RegisterGuild(Command, frozen=True, kw_only=True):
     owner_id: int | None = None
 
 
+class UpdateGuild(Command, frozen=True, kw_only=True):
+    """The staff's. UNSET leaves a fact as it is, ``owner_id`` None is nobody; ``state`` 0 Active, 1 Inactive."""
+
+    guild_id: int
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    owner_id: int | msgspec.UnsetType | None = msgspec.UNSET
+    state: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class SyncGuild(Command, frozen=True, kw_only=True):
+    """What a bot sees of a guild. None leaves a fact as it is; registers a guild that is not."""
+
+    guild_id: int
+    name: str | None = None
+    avatar_url: str | None = None
+    owner_id: int | None = None
+
+
 class RenameGuild(Command, frozen=True, kw_only=True):
     guild_id: int
     name: str
@@ -77,6 +95,30 @@ class RegisterBot(Command, frozen=True, kw_only=True):
     avatar_url: str | None = None
     bot_type: int = 3
     rate_limit_per_hour: int = 1000
+
+
+class UpdateBot(Command, frozen=True, kw_only=True):
+    """UNSET leaves a fact as it is."""
+
+    bot_id: int
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    owner_id: int | msgspec.UnsetType = msgspec.UNSET
+    bot_type: int | msgspec.UnsetType = msgspec.UNSET
+    rate_limit_per_hour: int | msgspec.UnsetType = msgspec.UNSET
+    is_active: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class SyncBot(Command, frozen=True, kw_only=True):
+    """What a bot says of itself. None leaves its picture as it is."""
+
+    bot_id: int
+    avatar_url: str | None = None
+
+
+class RegenerateBotKey(Command, frozen=True, kw_only=True):
+    """Makes the bot's keys void; whoever commands this makes the new one (``http/keys.py``)."""
+
+    bot_id: int
 
 
 class RenameBot(Command, frozen=True, kw_only=True):

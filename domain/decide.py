@@ -22,12 +22,20 @@ def target_of(command: Command) -> Subject:
             return Subject("user", command.user_id)
         case (
             commands.RegisterGuild()
+            | commands.UpdateGuild()
+            | commands.SyncGuild()
             | commands.RenameGuild()
             | commands.ChangeGuildOwner()
             | commands.ChangeGuildPrefix()
         ):
             return Subject("guild", command.guild_id)
-        case commands.RegisterBot() | commands.RenameBot():
+        case (
+            commands.RegisterBot()
+            | commands.UpdateBot()
+            | commands.SyncBot()
+            | commands.RegenerateBotKey()
+            | commands.RenameBot()
+        ):
             return Subject("bot", command.bot_id)
         case (
             commands.GrantSubscription()
@@ -62,7 +70,12 @@ def needed(command: Command, context: Context, states: Mapping[str, State]) -> s
     if state is not None and not isinstance(state, User) and state.owner_id is not None:
         streams.add(f"user:{state.owner_id}")
     match command:
-        case commands.RegisterBot(owner_id=int(owner_id)) | commands.ChangeGuildOwner(owner_id=int(owner_id)):
+        case (
+            commands.RegisterBot(owner_id=int(owner_id))
+            | commands.UpdateBot(owner_id=int(owner_id))
+            | commands.UpdateGuild(owner_id=int(owner_id))
+            | commands.ChangeGuildOwner(owner_id=int(owner_id))
+        ):
             streams.add(f"user:{owner_id}")
         case (
             commands.AmendPunishment()
@@ -93,6 +106,10 @@ def decide(command: Command, facts: Facts) -> list[Decided]:
             return identity.change_user_prefix(command, facts)
         case commands.RegisterGuild():
             return identity.register_guild(command, facts)
+        case commands.UpdateGuild():
+            return identity.update_guild(command, facts)
+        case commands.SyncGuild():
+            return identity.sync_guild(command, facts)
         case commands.RenameGuild():
             return identity.rename_guild(command, facts)
         case commands.ChangeGuildOwner():
@@ -101,6 +118,12 @@ def decide(command: Command, facts: Facts) -> list[Decided]:
             return identity.change_guild_prefix(command, facts)
         case commands.RegisterBot():
             return identity.register_bot(command, facts)
+        case commands.UpdateBot():
+            return identity.update_bot(command, facts)
+        case commands.SyncBot():
+            return identity.sync_bot(command, facts)
+        case commands.RegenerateBotKey():
+            return identity.regenerate_bot_key(command, facts)
         case commands.RenameBot():
             return identity.rename_bot(command, facts)
         case commands.ChangePermission():

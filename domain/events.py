@@ -79,6 +79,13 @@ class GuildRenamed(Event, frozen=True, kw_only=True):
     name: str
 
 
+class GuildAvatarChanged(Event, frozen=True, kw_only=True):
+    TOPIC: ClassVar[str] = "guild.avatar_changed.v1"
+    PERSONAL: ClassVar[tuple[str, ...]] = ("old_avatar_url", "avatar_url")
+    old_avatar_url: str | None
+    avatar_url: str | None
+
+
 class GuildOwnerChanged(Event, frozen=True, kw_only=True):
     TOPIC: ClassVar[str] = "guild.owner_changed.v1"
     old_owner_id: int | None
@@ -91,8 +98,17 @@ class GuildPrefixChanged(Event, frozen=True, kw_only=True):
     prefix: str
 
 
+class GuildStateChanged(Event, frozen=True, kw_only=True):
+    """What the staff set: 0 Active, 1 Inactive. Banned (2) is never set, it follows from a blacklisting (api.md §3)."""
+
+    TOPIC: ClassVar[str] = "guild.state_changed.v1"
+    old_state: int
+    state: int
+
+
 class BotRegistered(Event, frozen=True, kw_only=True):
-    """``bot_type`` 1 Official, 2 Verified, 3 Community; the limit is in requests an hour."""
+    """``bot_type`` 1 Official, 2 Verified, 3 Community; the limit is in requests an hour. A bot that is registered is
+    active, also anew after an erasure."""
 
     TOPIC: ClassVar[str] = "bot.registered.v1"
     PERSONAL: ClassVar[tuple[str, ...]] = ("name", "avatar_url")
@@ -108,6 +124,47 @@ class BotRenamed(Event, frozen=True, kw_only=True):
     PERSONAL: ClassVar[tuple[str, ...]] = ("old_name", "name")
     old_name: str
     name: str
+
+
+class BotAvatarChanged(Event, frozen=True, kw_only=True):
+    TOPIC: ClassVar[str] = "bot.avatar_changed.v1"
+    PERSONAL: ClassVar[tuple[str, ...]] = ("old_avatar_url", "avatar_url")
+    old_avatar_url: str | None
+    avatar_url: str | None
+
+
+class BotOwnerChanged(Event, frozen=True, kw_only=True):
+    TOPIC: ClassVar[str] = "bot.owner_changed.v1"
+    old_owner_id: int
+    owner_id: int
+
+
+class BotTypeChanged(Event, frozen=True, kw_only=True):
+    TOPIC: ClassVar[str] = "bot.type_changed.v1"
+    old_bot_type: int
+    bot_type: int
+
+
+class BotRateLimitChanged(Event, frozen=True, kw_only=True):
+    TOPIC: ClassVar[str] = "bot.rate_limit_changed.v1"
+    old_rate_limit_per_hour: int
+    rate_limit_per_hour: int
+
+
+class BotActivated(Event, frozen=True, kw_only=True):
+    TOPIC: ClassVar[str] = "bot.activated.v1"
+
+
+class BotDeactivated(Event, frozen=True, kw_only=True):
+    """Its keys are refused until it is activated."""
+
+    TOPIC: ClassVar[str] = "bot.deactivated.v1"
+
+
+class BotKeyRegenerated(Event, frozen=True, kw_only=True):
+    """The keys that the bot had are void; the new one is no event, only its hash is stored, elsewhere."""
+
+    TOPIC: ClassVar[str] = "bot.key_regenerated.v1"
 
 
 # -- subscriptions, of a user or a guild: tiers 0 Basic, 1 Trial, 2 Premium, 3 Lifetime
@@ -269,10 +326,19 @@ EVENTS: dict[str, type[Event]] = {
         PermissionChanged,
         GuildRegistered,
         GuildRenamed,
+        GuildAvatarChanged,
         GuildOwnerChanged,
         GuildPrefixChanged,
+        GuildStateChanged,
         BotRegistered,
         BotRenamed,
+        BotAvatarChanged,
+        BotOwnerChanged,
+        BotTypeChanged,
+        BotRateLimitChanged,
+        BotActivated,
+        BotDeactivated,
+        BotKeyRegenerated,
         SubscriptionGranted,
         TrialStarted,
         SubscriptionRenewed,

@@ -97,9 +97,12 @@ class User(Account, kw_only=True):
 
 
 class Guild(Account, kw_only=True):
+    """``state_set`` is what the staff set: 0 Active, 1 Inactive."""
+
     name: str | None = None
     owner_id: int | None = None
     owner_since: datetime | None = None
+    state_set: int = 0
 
 
 class Bot(msgspec.Struct, kw_only=True):
@@ -111,6 +114,7 @@ class Bot(msgspec.Struct, kw_only=True):
     owner_id: int | None = None
     bot_type: int = 3
     rate_limit_per_hour: int = 1000
+    active: bool = True
     created_at: datetime | None = None
     updated_at: datetime | None = None
     erased_at: datetime | None = None
@@ -191,6 +195,10 @@ def _evolve_guild(guild: Guild, happened: NewEvent) -> None:
                 guild.owner_id, guild.owner_since = event.owner_id, happened.occurred_at
         case events.GuildRenamed() as event:
             guild.name = event.name
+        case events.GuildAvatarChanged() as event:
+            guild.avatar_url = event.avatar_url
+        case events.GuildStateChanged() as event:
+            guild.state_set = event.state
         case events.GuildOwnerChanged() as event if _later(guild.owner_since, happened):
             guild.owner_id, guild.owner_since = event.owner_id, happened.occurred_at
         case events.GuildPrefixChanged() as event:
@@ -206,9 +214,22 @@ def _evolve_bot(bot: Bot, happened: NewEvent) -> None:
             bot.registered = True
             bot.name, bot.avatar_url, bot.owner_id = event.name, event.avatar_url, event.owner_id
             bot.bot_type, bot.rate_limit_per_hour = event.bot_type, event.rate_limit_per_hour
+            bot.active = True
             bot.created_at = happened.occurred_at
         case events.BotRenamed() as event:
             bot.name = event.name
+        case events.BotAvatarChanged() as event:
+            bot.avatar_url = event.avatar_url
+        case events.BotOwnerChanged() as event:
+            bot.owner_id = event.owner_id
+        case events.BotTypeChanged() as event:
+            bot.bot_type = event.bot_type
+        case events.BotRateLimitChanged() as event:
+            bot.rate_limit_per_hour = event.rate_limit_per_hour
+        case events.BotActivated():
+            bot.active = True
+        case events.BotDeactivated():
+            bot.active = False
         case events.SubjectErased():
             bot.registered, bot.name, bot.avatar_url = False, None, None
 
