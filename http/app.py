@@ -28,7 +28,7 @@ from modledger.http import (
 from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BODY_LIMIT, answer_error
-from modledger.http.openapi import openapi_config
+from modledger.http.openapi import ClosedBodies, openapi_config
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
 from modledger.http.services import Services, utc_now
@@ -96,6 +96,7 @@ def create_app(
         exception_handlers={Exception: answer_error},
         request_max_body_size=BODY_LIMIT,
         openapi_config=openapi_config(version("modledger")),
+        plugins=[ClosedBodies()],
         # The pages that may send commands may also read the answers.
         cors_config=CORSConfig(
             allow_origins=list(origins),

@@ -34,11 +34,13 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat
 from litestar.params import FromPath
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.typing import FieldDefinition
 
-from modledger.http import freshness, idempotency
+from modledger.http import freshness, idempotency, parameters
 from modledger.http.errors import JSON, Problem
 from modledger.http.sessions import COOKIE
-from modledger.http.views import ErrorView
+from modledger.http.views import ErrorView, View
 
 _CORRELATION_ID = "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
 
@@ -200,6 +202,26 @@ def _header_parameters(said: Documented) -> list[Parameter | Reference]:
     ]
 
 
+class ClosedBodies(OpenAPISchemaPlugin):
+    """Says of every struct that a request brings what ``parameters`` does: an unknown field is refused. Answers stay
+    open, so that a client expects more of them some day."""
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        return (
+            not field_definition.is_union
+            and field_definition.is_subclass_of(msgspec.Struct)
+            and not field_definition.is_subclass_of((View, ErrorView))
+        )
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
+        usual = next(
+            one for one in schema_creator.plugins if one is not self and one.is_plugin_supported_field(field_definition)
+        )
+        schema: Schema = usual.to_openapi_schema(field_definition, schema_creator)
+        schema.additional_properties = False
+        return schema
+
+
 def openapi_config(version: str) -> OpenAPIConfig:
     """The document at /schema/openapi.json."""
     return OpenAPIConfig(
@@ -217,6 +239,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "/schema",
             route_handlers=[_page_script, _favicon, _asset],
             include_in_schema=False,
+            before_request=_refuse_parameters,
             after_request=_refuse_framework_page,
         ),
         components=Components(
@@ -276,6 +299,10 @@ _ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
 class _Viewer(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
         return _HTML.encode()
+
+
+async def _refuse_parameters(request: Request[Any, Any, Any]) -> None:
+    parameters.check_query(request.scope["query_string"], {})
 
 
 async def _refuse_framework_page(response: Response[Any]) -> Response[Any]:
