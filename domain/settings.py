@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PREFIX = "MODLEDGER_"
 _TEST_PREFIX = "MODLEDGER_TEST_"
@@ -39,6 +40,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     development: bool = False
     cookie_domain: str | None = None
     allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    rate_limit_login: int = 20
+    rate_limit_staff: int = 60
+    rate_limit_public: int = 120
+    rate_limit_bot: int = 600
     read_connections: int = 4
     write_connections: int = 8
     log_level: LogLevel = "info"
@@ -187,8 +193,28 @@ def _read_origin(text: str) -> str:
 
 
 def _read_origins(text: str) -> tuple[str, ...]:
-    # The one setting for which "none" is a value of its own: an empty list.
+    # For a list "none" is a value of its own.
     return tuple(dict.fromkeys(_read_origin(origin) for origin in text.split(","))) if text.strip() else ()
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def _read_network(text: str) -> Network:
+    network = ipaddress.ip_network(text.strip())
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        # The form in which a socket for both versions shows an IPv4 address.
+        mapped = network.network_address.ipv4_mapped
+        assert mapped is not None
+        network = ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
+    if network.prefixlen == 0:
+        # Then whoever writes the header would choose an address.
+        raise ValueError
+    return network
+
+
+def _read_networks(text: str) -> tuple[Network, ...]:
+    return tuple(dict.fromkeys(_read_network(network) for network in text.split(","))) if text.strip() else ()
 
 
 def _read_database_url(text: str) -> str:
@@ -220,7 +246,7 @@ def _show(value: object) -> str:
         case bool():
             return str(value).lower()
         case tuple():
-            return ",".join(value)
+            return ",".join(map(str, value))
         case _:
             return str(value)
 
@@ -246,6 +272,8 @@ class _Setting(NamedTuple):
     def variable(self) -> str:
         return _PREFIX + self.field.upper()
 
+
+_REQUESTS_A_MINUTE = ("an integer between 0 and 1000000", _integer_between(0, 1_000_000))
 
 _SETTINGS = (
     _Setting(
@@ -302,6 +330,25 @@ _SETTINGS = (
         _read_origins,
         "pages that may send commands with a session cookie",
         default="none",
+    ),
+    _Setting(
+        "trusted_proxies",
+        "a comma-separated list of IP addresses or networks such as 10.0.0.0/8 or ::1, but never all addresses",
+        _read_networks,
+        "proxies before this server: only they are believed when X-Forwarded-For says who the client is",
+        default="none",
+    ),
+    _Setting(
+        "rate_limit_login",
+        *_REQUESTS_A_MINUTE,
+        "requests a minute of one client (an IPv4 address, an IPv6 /64) to log in; 0: no limit, for each of the four",
+    ),
+    _Setting("rate_limit_staff", *_REQUESTS_A_MINUTE, "requests a minute of one client below /v1/admin"),
+    _Setting("rate_limit_public", *_REQUESTS_A_MINUTE, "requests a minute of one client to everything else below /v1"),
+    _Setting(
+        "rate_limit_bot",
+        *_REQUESTS_A_MINUTE,
+        "requests a minute of one client to what only bots may do; each bot also has its own limit an hour",
     ),
     _Setting(
         "read_connections",

@@ -26,7 +26,16 @@ from modledger.projections.projector import advance
 
 MASTER_KEY = bytes(range(32))
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
-SETTINGS = Settings(allowed_origins=("https://panel.example.org",), read_connections=4, write_connections=6)
+SETTINGS = Settings(
+    allowed_origins=("https://panel.example.org",),
+    read_connections=4,
+    write_connections=6,
+    # Most tests ask more often than one client may.
+    rate_limit_login=0,
+    rate_limit_staff=0,
+    rate_limit_public=0,
+    rate_limit_bot=0,
+)
 
 OWNER, ADMIN, OTHER_ADMIN, MODERATOR, OTHER_MODERATOR, USER, OTHER_USER = 1, 2, 22, 3, 33, 4, 44
 EXAMPLE_USER = 123456789012345678
@@ -107,9 +116,17 @@ class World:
         return self.send("POST", path, user, **more)
 
     def raw(
-        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"", *, breaks_off: bool = False
+        self,
+        method: str,
+        path: str,
+        headers: list[tuple[str, str]],
+        body: bytes = b"",
+        *,
+        breaks_off: bool = False,
+        peer: str = "127.0.0.1",
     ) -> Response:
-        """One request whose headers are sent just as they are, where a usual client joins those of one name."""
+        """One request whose headers are sent just as they are, where a usual client joins those of one name; ``peer``
+        is the address that it comes from."""
         if self.catching_up:
             self.catch_up()
         received = iter(
@@ -133,7 +150,7 @@ class World:
             "raw_path": path.encode(),
             "query_string": b"",
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
-            "client": ("127.0.0.1", 1),
+            "client": (peer, 1),
             "server": ("testserver", 80),
             "scheme": "http",
             "http_version": "1.1",

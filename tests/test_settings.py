@@ -1,6 +1,7 @@
 """Settings come from MODLEDGER_* only; a wrong one is refused by name, and a secret is never shown."""
 
 import base64
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         development=False,
         cookie_domain=None,
         allowed_origins=(),
+        trusted_proxies=(),
+        rate_limit_login=20,
+        rate_limit_staff=60,
+        rate_limit_public=120,
+        rate_limit_bot=600,
         read_connections=4,
         write_connections=8,
         log_level="info",
@@ -49,6 +55,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
             "MODLEDGER_DEVELOPMENT": "true",
             "MODLEDGER_COOKIE_DOMAIN": ".Example.org",
             "MODLEDGER_ALLOWED_ORIGINS": "https://panel.example.org, http://localhost:3000",
+            "MODLEDGER_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+            "MODLEDGER_RATE_LIMIT_LOGIN": "0",
+            "MODLEDGER_RATE_LIMIT_STAFF": "1",
+            "MODLEDGER_RATE_LIMIT_PUBLIC": "2",
+            "MODLEDGER_RATE_LIMIT_BOT": "1000000",
             "MODLEDGER_READ_CONNECTIONS": "64",
             "MODLEDGER_WRITE_CONNECTIONS": "1",
             "MODLEDGER_LOG_LEVEL": "debug",
@@ -66,6 +77,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
         development=True,
         cookie_domain="example.org",
         allowed_origins=("https://panel.example.org", "http://localhost:3000"),
+        trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("::1")),
+        rate_limit_login=0,
+        rate_limit_staff=1,
+        rate_limit_public=2,
+        rate_limit_bot=1_000_000,
         read_connections=64,
         write_connections=1,
         log_level="debug",
@@ -187,6 +203,57 @@ def test_what_is_not_an_exact_origin_is_refused(text: str) -> None:
         "MODLEDGER_ALLOWED_ORIGINS must be a comma-separated list of origins such as "
         f"https://panel.example.org or http://localhost:3000, not {text!r}"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "networks"),
+    [
+        ("", ()),
+        (" ", ()),
+        ("127.0.0.1", ("127.0.0.1/32",)),
+        ("10.0.0.0/8,2001:DB8::/32 , fd00::1", ("10.0.0.0/8", "2001:db8::/32", "fd00::1/128")),
+        ("10.0.0.1,10.0.0.1/32", ("10.0.0.1/32",)),
+        ("::ffff:10.0.0.1,::ffff:10.0.0.0/104", ("10.0.0.1/32", "10.0.0.0/8")),
+    ],
+)
+def test_addresses_and_networks_of_proxies_are_taken(text: str, networks: tuple[str, ...]) -> None:
+    settings = read_settings({"MODLEDGER_TRUSTED_PROXIES": text})
+    assert settings.trusted_proxies == tuple(map(ip_network, networks))
+    (row,) = [row for row in describe_settings(settings) if row.variable == "MODLEDGER_TRUSTED_PROXIES"]
+    assert row.value == (",".join(networks) or "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy.example.org",
+        "*",
+        "10.0.0.1/8",
+        "10.0.0.0/33",
+        "010.0.0.1",
+        "300.0.0.1",
+        "10.0.0.1:80",
+        "[::1]",
+        "10.0.0.1,",
+        ",10.0.0.1",
+        "10.0.0.1;10.0.0.2",
+        "0.0.0.0/0",
+        "::/0",
+        "::ffff:0:0/96",
+    ],
+)
+def test_what_is_no_address_or_network_or_all_of_them_is_no_trusted_proxy(text: str) -> None:
+    assert refusal(TRUSTED_PROXIES=text) == (
+        "MODLEDGER_TRUSTED_PROXIES must be a comma-separated list of IP addresses or networks such as "
+        f"10.0.0.0/8 or ::1, but never all addresses, not {text!r}"
+    )
+
+
+@pytest.mark.parametrize("variable", ["LOGIN", "STAFF", "PUBLIC", "BOT"])
+@pytest.mark.parametrize("text", ["-1", "1000001", "", "20/m", "1e3"])
+def test_a_rate_limit_outside_0_to_1000000_is_refused(variable: str, text: str) -> None:
+    name = f"RATE_LIMIT_{variable}"
+    assert refusal(**{name: text}) == f"MODLEDGER_{name} must be an integer between 0 and 1000000, not {text!r}"
 
 
 @pytest.mark.parametrize("text", ["postgres://h/d", "postgresql://a:b@h1:1,h2:2/d?target_session_attrs=read-write"])
