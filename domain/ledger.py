@@ -82,10 +82,24 @@ class Ledger(Protocol):
         """The event at that position, None where there is none."""
         ...
 
+    def at_all(self, positions: Collection[int]) -> dict[int, Recorded]:
+        """The events at those positions, in one round trip. Left out: positions without one, and events that this
+        program cannot read (those of a newer one, and damaged ones)."""
+        ...
+
+    def positions_of(self, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The positions of events that are named by stream and version, in one round trip; of those there are."""
+        ...
+
     def head(self) -> int:
         """The last position, 0 for an empty ledger."""
         ...
 
     def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
         """Those of the ids under which something was appended."""
+        ...
+
+    def of_commands(self, command_ids: Collection[UUID]) -> dict[UUID, list[Recorded]]:
+        """The events that were appended under those ids, each command's in order, in one round trip; ids under which
+        nothing was appended are left out."""
         ...

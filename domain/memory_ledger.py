@@ -1,7 +1,7 @@
 """A ledger in the memory of one process, for tests and trials: the whole contract, nothing durable."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -73,6 +73,22 @@ class MemoryRecorder(POPOApplicationRecorder):
 
     def rows_of_command(self, position: int) -> list[Row]:
         return self.rows_after(position - 1, self._sizes[position])
+
+    def rows_at(self, positions: Collection[int]) -> tuple[list[Row], WrappedKeys]:
+        with self._database_lock:
+            rows = [self._row(position - 1) for position in positions if 0 < position <= len(self._stored_events)]
+            return rows, self.keys_of([str(row.originator_id) for row in rows])
+
+    def rows_of_commands(self, command_ids: Collection[UUID]) -> tuple[list[tuple[UUID, Row]], WrappedKeys]:
+        with self._database_lock:
+            known = sorted((self._first_positions[id_], id_) for id_ in set(command_ids) & self._first_positions.keys())
+            rows = [(id_, row) for position, id_ in known for row in self.rows_of_command(position)]
+            return rows, self.keys_of([str(row.originator_id) for _, row in rows])
+
+    def positions_among(self, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        with self._database_lock:
+            indexes = {one: self._stored_events_index.get(one[0], {}).get(one[1]) for one in versions}
+            return {one: index + 1 for one, index in indexes.items() if index is not None}
 
     def keys_of(self, subjects: Sequence[str]) -> WrappedKeys:
         with self._database_lock:

@@ -1,7 +1,7 @@
 """The ledger on PostgreSQL: the table, the functions and the keys of ``workers/migrations/0001_ledger.sql``."""
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from threading import Event, Thread
 from time import monotonic, sleep
@@ -77,6 +77,42 @@ _COMMAND = """
             (select notification_id from ledger where notification_id > %s and command_id is not null
                 order by notification_id limit 1), 9223372036854775807)
         order by notification_id
+"""
+# ledger_position, subject_keys_pkey. One statement, so that events and keys are of one moment.
+AT_ALL = """
+    with found as materialized (
+        select originator_id, originator_version, topic, state, notification_id, recorded_at
+            from ledger where notification_id = any(%b)
+    )
+    select * from found
+    union all
+    select subject, generation, null, wrapped, null, null from subject_keys
+        where subject = any(array(select originator_id from found))
+"""
+# ledger_command; then as _COMMAND; subject_keys_pkey.
+OF_COMMANDS = """
+    with found as materialized (
+        select l.originator_id, l.originator_version, l.topic, l.state, l.notification_id, l.recorded_at, f.command_id
+            from (select command_id, notification_id from ledger where command_id = any(%b)) as f
+            cross join lateral (
+                select * from ledger as l
+                    where l.notification_id >= f.notification_id and l.notification_id < coalesce(
+                        (select n.notification_id from ledger as n
+                            where n.notification_id > f.notification_id and n.command_id is not null
+                            order by n.notification_id limit 1), 9223372036854775807)
+            ) as l
+    )
+    select * from found
+    union all
+    select subject, generation, null, wrapped, null, null, null from subject_keys
+        where subject = any(array(select originator_id from found))
+    order by 5
+"""
+# ledger_pkey
+POSITIONS = """
+    select l.originator_id, l.originator_version, l.notification_id
+        from unnest(%b::text[], %b::bigint[]) as asked (stream, version)
+        join ledger as l on l.originator_id = asked.stream and l.originator_version = asked.version
 """
 # subject_keys_pkey
 _KEYS = "select subject, generation, wrapped from subject_keys where subject = any(%b)"
@@ -177,13 +213,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
         return {stream: StreamHead(version, generation, wrapped) for stream, version, generation, wrapped in rows}
 
     def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
-        rows, keys = [], {}
-        for row in self._rows(_STREAMS, list(streams), list(streams)):
-            if row[2] is None:
-                keys[row[0]] = (row[1], row[3])
-            else:
-                rows.append(Row(*row))
-        return rows, keys
+        return _rows_and_keys(self._rows(_STREAMS, list(streams), list(streams)))
 
     def rows_after(self, position: int, limit: int) -> list[Row]:
         return [Row(*row) for row in self._rows(_AFTER, position, limit)]
@@ -199,6 +229,18 @@ class LedgerRecorder(PostgresApplicationRecorder):
 
     def rows_of_command(self, position: int) -> list[Row]:
         return [Row(*row) for row in self._rows(_COMMAND, position, position)]
+
+    def rows_at(self, positions: Collection[int]) -> tuple[list[Row], WrappedKeys]:
+        return _rows_and_keys(self._rows(AT_ALL, list(positions)))
+
+    def rows_of_commands(self, command_ids: Collection[UUID]) -> tuple[list[tuple[UUID, Row]], WrappedKeys]:
+        found = self._rows(OF_COMMANDS, list(command_ids))
+        rows, keys = _rows_and_keys([row[:6] for row in found])
+        return list(zip([row[6] for row in found if row[2] is not None], rows, strict=True)), keys
+
+    def positions_among(self, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        found = self._rows(POSITIONS, [stream for stream, _ in versions], [version for _, version in versions])
+        return {(stream, version): position for stream, version, position in found}
 
     def keys_of(self, subjects: Sequence[str]) -> WrappedKeys:
         return {subject: (generation, wrapped) for subject, generation, wrapped in self._rows(_KEYS, list(subjects))}
@@ -269,6 +311,12 @@ class LedgerRecorder(PostgresApplicationRecorder):
                 # One connection found dead means that its idle neighbours are dead as well.
                 pool.check()
                 sleep(0.1)
+
+
+def _rows_and_keys(found: Sequence[TupleRow]) -> tuple[list[Row], WrappedKeys]:
+    """Events and keys from the lines of one statement: a key is a line without a topic."""
+    rows = [Row(*row) for row in found if row[2] is not None]
+    return rows, {row[0]: (row[1], row[3]) for row in found if row[2] is None}
 
 
 class LedgerFactory(PostgresFactory):

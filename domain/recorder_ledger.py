@@ -1,6 +1,7 @@
 """What both ledgers are: the library's application around our mapper and one of our recorders."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Literal, Protocol, cast
 from uuid import UUID
@@ -12,7 +13,7 @@ from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
 from modledger.domain.ledger import Append, Appended, Passage, VersionConflict
-from modledger.domain.mapper import EventMapper, Row, StoredCommand, has_text, others_than, recorded
+from modledger.domain.mapper import EventMapper, Row, StoredCommand, UnreadableEvent, has_text, others_than, recorded
 from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
 
 # subject → its key's generation and wrapped bytes
@@ -60,6 +61,16 @@ class CommandRecorder(Protocol):
     def rows_of_command(self, position: int) -> list[Row]:
         """The events of the command whose first event is at the position."""
         ...
+
+    def rows_at(self, positions: Collection[int]) -> tuple[list[Row], WrappedKeys]:
+        """The rows at those positions, and the keys of their subjects, both of one moment."""
+        ...
+
+    def rows_of_commands(self, command_ids: Collection[UUID]) -> tuple[list[tuple[UUID, Row]], WrappedKeys]:
+        """Rows with their command, ordered by position, and the keys of their subjects, both of one moment."""
+        ...
+
+    def positions_among(self, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]: ...
 
     def keys_of(self, subjects: Sequence[str]) -> WrappedKeys: ...
 
@@ -167,6 +178,20 @@ class RecorderLedger(Application[str]):
         rows = [row for row in self.recorder.rows_after(position - 1, 1) if row.id == position]
         return self._decode(rows)[0] if rows else None
 
+    def at_all(self, positions: Collection[int]) -> dict[int, Recorded]:
+        """See ``Ledger.at_all``."""
+        rows, wrapped = self.recorder.rows_at(positions)
+        keys = self._open(wrapped)
+        found = {}
+        for row in rows:
+            with suppress(UnreadableEvent):
+                found[row.id] = self._events.to_domain_event(row, keys.get(str(row.originator_id)))
+        return found
+
+    def positions_of(self, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """See ``Ledger.positions_of``."""
+        return self.recorder.positions_among(versions)
+
     def head(self) -> int:
         """See ``Ledger.head``."""
         return self.recorder.last_position()
@@ -174,6 +199,16 @@ class RecorderLedger(Application[str]):
     def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
         """See ``Ledger.known_commands``."""
         return self.recorder.commands_among(command_ids)
+
+    def of_commands(self, command_ids: Collection[UUID]) -> dict[UUID, list[Recorded]]:
+        """See ``Ledger.of_commands``; raises as ``read``."""
+        rows, wrapped = self.recorder.rows_of_commands(command_ids)
+        keys = self._open(wrapped)
+        found: dict[UUID, list[Recorded]] = {}
+        for command_id, row in rows:
+            event = self._events.to_domain_event(row, keys.get(str(row.originator_id)))
+            found.setdefault(command_id, []).append(event)
+        return found
 
     def _standings_for(self, appends: Sequence[Append], expected: Mapping[str, int]) -> dict[str, Standing]:
         """Standings of the streams that get personal text; no round trip for those that are still known."""
