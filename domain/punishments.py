@@ -71,7 +71,7 @@ def amend(command: commands.AmendPunishment, facts: Facts) -> list[Decided]:
         end = _end(punishment.type, command.expires_at, at)
     _require_active(punishment, at)
     if (text, end) == (punishment.reason, punishment.expires_at):
-        raise Conflict(f"Punishment {punishment.position} already has this reason and end")
+        raise Conflict(f"{_named(punishment).capitalize()} already has this reason and end")
     return [
         Decided(
             events.PunishmentAmended(
@@ -144,10 +144,15 @@ def _punishment(facts: Facts, target: Subject, number: int) -> Punishment:
     return punishment
 
 
+def _named(punishment: Punishment) -> str:
+    """By its id, which is given at the append: what the batch under way has issued has none yet."""
+    return f"punishment {punishment.position}" if punishment.position else "a punishment issued by this same batch"
+
+
 def _require_active(punishment: Punishment, at: datetime) -> None:
     if not punishment.active(at):
         how = punishment.ending.kind if punishment.ending else "lapsed"
-        raise Conflict(f"Punishment {punishment.position} has already ended ({how})")
+        raise Conflict(f"{_named(punishment).capitalize()} has already ended ({how})")
 
 
 def _make_room(facts: Facts, target: Subject, kind: int, replace: bool) -> list[Decided]:
@@ -157,7 +162,7 @@ def _make_room(facts: Facts, target: Subject, kind: int, replace: bool) -> list[
         return []
     if not replace:
         what = target.kind.capitalize()
-        raise Conflict(f"{what} {target.id} already has an active {NAMES[kind]}: punishment {standing.position}")
+        raise Conflict(f"{what} {target.id} already has an active {NAMES[kind]}: {_named(standing)}")
     _authorise_change(facts, target, standing)
     successor = facts.account(target).version + 2
     return [Decided(events.PunishmentSuperseded(number=standing.number, by=successor))]

@@ -27,10 +27,10 @@ LEAST_LEVEL: dict[type[Command], int] = {
     commands.StartTrial: 2,
     commands.RevokeSubscription: 2,
     commands.ChangePermission: 2,
-    commands.RenameGuild: 2,
-    commands.ChangeGuildOwner: 2,
+    commands.UpdateGuild: 2,
     commands.RegisterBot: 2,
-    commands.RenameBot: 2,
+    commands.UpdateBot: 2,
+    commands.RegenerateBotKey: 2,
     commands.EraseSubject: 3,
 }
 CHANGES = (
@@ -44,8 +44,9 @@ OTHERS: dict[type[Command], set[str]] = {
     commands.RegisterUser: {"bot", "system", "operator"},
     commands.UpdateUser: {"bot", "system", "operator"},
     commands.RegisterGuild: {"bot", "system", "operator"},
-    commands.RenameGuild: {"bot", "system", "operator"},
-    commands.ChangeGuildOwner: {"bot", "system", "operator"},
+    commands.UpdateGuild: {"bot", "system", "operator"},
+    commands.SyncGuild: {"bot", "system", "operator"},
+    commands.SyncBot: {"bot"},
     commands.ChangePermission: {"operator"},
     commands.EraseSubject: {"operator"},
     commands.ChangeUserPrefix: {"operator"},
@@ -53,6 +54,8 @@ OTHERS: dict[type[Command], set[str]] = {
     commands.LapsePunishment: {"system"},
     commands.EndSubscription: {"system"},
 }
+BRING_OWNERS = events.GuildRegistered | events.GuildOwnerChanged | events.BotRegistered | events.BotOwnerChanged
+SWITCHES = events.BotRegistered | events.BotActivated | events.BotDeactivated | events.SubjectErased
 KINDS: dict[Any, str] = {
     events.UserWarned: "warning",
     events.GuildWarned: "warning",
@@ -102,12 +105,14 @@ def owner(history: History, stream: str) -> int | None:
     """Whose rank protects the stream: the user's own, or the one who owned the guild or bot last."""
     if stream.startswith("user:"):
         return int(stream.removeprefix("user:"))
-    owners = [
-        one.event.owner_id
-        for one in of(history, stream)
-        if isinstance(one.event, events.GuildRegistered | events.BotRegistered | events.GuildOwnerChanged)
-    ]
+    owners = [one.event.owner_id for one in of(history, stream) if isinstance(one.event, BRING_OWNERS)]
     return owners[-1] if owners else None
+
+
+def inactive(history: History, stream: str) -> bool:
+    """Whether the bot is registered and was switched off last."""
+    switches = [one.event for one in of(history, stream) if isinstance(one.event, SWITCHES)]
+    return bool(switches) and isinstance(switches[-1], events.BotDeactivated)
 
 
 def spans(history: History, stream: str) -> list[Span]:
@@ -137,6 +142,10 @@ def above(history: History, actor_id: int | None, other_id: int | None) -> bool:
 def may(command: Command, actor: Actor, at: datetime, history: History) -> bool:
     """Whether this actor is allowed to do this to that target, whatever else may stand in the way."""
     stream = stream_of(command)
+    if isinstance(command, commands.SyncBot):
+        return str(actor) == stream and not inactive(history, stream)
+    if isinstance(command, commands.UpdateGuild) and command.state is not msgspec.UNSET and actor.kind == "bot":
+        return False
     if actor.kind != "user":
         return actor.kind in OTHERS.get(type(command), {"system", "operator"})
     if isinstance(command, commands.ChangeUserPrefix):
@@ -152,7 +161,7 @@ def may(command: Command, actor: Actor, at: datetime, history: History) -> bool:
         return all(may_change(span, actor, protected, history) for span in changed)
     if not above(history, actor.id, protected):
         return False
-    if isinstance(command, commands.ChangeGuildOwner) and command.owner_id is not None:
+    if isinstance(command, commands.UpdateGuild | commands.UpdateBot) and isinstance(command.owner_id, int):
         return above(history, actor.id, command.owner_id)
     if isinstance(command, commands.RegisterBot):
         return above(history, actor.id, command.owner_id)

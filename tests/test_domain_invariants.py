@@ -62,6 +62,8 @@ accounts = st.one_of(user_ids, user_ids, st.none()).map(
 )
 reasons = st.sampled_from(["spam", "raid", "مرحبا", "spam", "raid", " "])
 numbers = st.integers(0, 5)
+unset = st.just(msgspec.UNSET)
+pictures = st.sampled_from(["https://a/1.png", "https://a/2.png", "a.png"])
 ends = st.sampled_from([timedelta(0), SECOND, HOUR, HOUR, DAY, 7 * DAY, 28 * DAY, 28 * DAY + SECOND]).map(
     lambda ahead: NOW + ahead
 )
@@ -114,11 +116,33 @@ being = st.one_of(
     st.builds(commands.UpdateUser, user_id=user_ids, username=st.sampled_from(["ann", "bea"])),
     st.builds(commands.ChangeUserPrefix, user_id=user_ids, prefix=st.sampled_from(["!", "?", " "])),
     st.builds(commands.RegisterGuild, guild_id=guild_ids, name=st.just("Harbour"), owner_id=st.none() | user_ids),
-    st.builds(commands.RenameGuild, guild_id=guild_ids, name=st.sampled_from(["Harbour", "Pier"])),
-    st.builds(commands.ChangeGuildOwner, guild_id=guild_ids, owner_id=st.none() | user_ids),
+    st.builds(
+        commands.UpdateGuild,
+        guild_id=guild_ids,
+        name=unset | st.sampled_from(["Harbour", "Pier"]),
+        owner_id=unset | st.none() | user_ids,
+        state=unset | st.sampled_from([0, 1, 1, 2]),
+    ),
+    st.builds(
+        commands.SyncGuild,
+        guild_id=guild_ids,
+        name=st.none() | st.sampled_from(["Harbour", "Pier"]),
+        avatar_url=st.none() | pictures,
+        owner_id=st.none() | user_ids,
+    ),
     st.builds(commands.ChangeGuildPrefix, guild_id=guild_ids, prefix=st.sampled_from(["!", "?"])),
     st.builds(commands.RegisterBot, bot_id=bot_ids, name=st.just("Ferry"), owner_id=user_ids),
-    st.builds(commands.RenameBot, bot_id=bot_ids, name=st.sampled_from(["Ferry", "Barge"])),
+    st.builds(
+        commands.UpdateBot,
+        bot_id=bot_ids,
+        name=unset | st.sampled_from(["Ferry", "Barge"]),
+        owner_id=unset | user_ids,
+        bot_type=unset | st.sampled_from([0, 1, 2, 3]),
+        rate_limit_per_hour=unset | st.sampled_from([0, 1, 1000]),
+        is_active=unset | st.booleans(),
+    ),
+    st.builds(commands.SyncBot, bot_id=bot_ids, avatar_url=st.none() | pictures),
+    st.builds(commands.RegenerateBotKey, bot_id=bot_ids),
     st.builds(
         commands.EraseSubject,
         target=accounts | bot_ids.map(lambda one: Subject("bot", one)),

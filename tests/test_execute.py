@@ -291,7 +291,7 @@ def test_what_changes_about_the_actor_or_target_during_the_decision_counts(
 
 def test_a_guild_that_changes_hands_during_the_decision_is_protected_by_its_new_owner(ledger: ContestedLedger) -> None:
     execute(ledger, commands.RegisterGuild(guild_id=200, name="Harbour", owner_id=1), by(BOT, "known"))
-    sold = commands.ChangeGuildOwner(guild_id=200, owner_id=OTHER_ADMIN.id)
+    sold = commands.UpdateGuild(guild_id=200, owner_id=OTHER_ADMIN.id)
     ledger.meanwhile = [lambda: execute(ledger, sold, by(BOT, "faster"))]
     with pytest.raises(Forbidden, match="You cannot act on this guild"):
         execute(ledger, IssueWarning(target=guild(200), reason="rude"), by(ADMIN, "slower"))
@@ -353,6 +353,26 @@ def test_a_batch_decides_each_command_on_what_those_before_it_did(ledger: Contes
         events.UserTimedOut(reason="spam", expires_at=NOW + HOUR),
         events.PunishmentLifted(number=1, reason="served"),
     ]
+
+
+def test_a_conflict_with_what_the_same_batch_issued_says_so_as_that_has_no_id_yet(ledger: ContestedLedger) -> None:
+    lift = commands.LiftPunishment(target=user(1), number=1, reason="served")
+    decisions = execute_batch(
+        ledger,
+        [
+            (BAN, by(ADMIN, "banned")),
+            (BAN, by(ADMIN, "again")),
+            (lift, by(ADMIN, "lifted")),
+            (lift, by(ADMIN, "lifted again")),
+        ],
+    )
+    assert [str(decision.refused) for decision in decisions if decision.refused] == [
+        "User 1 already has an active ban: a punishment issued by this same batch",
+        "A punishment issued by this same batch has already ended (lifted)",
+    ]
+    (banned,) = execute(ledger, BAN, by(ADMIN, "before")).events
+    (refused,) = execute_batch(ledger, [(BAN, by(ADMIN, "after"))])
+    assert str(refused.refused) == f"User 1 already has an active ban: punishment {banned.position}"
 
 
 def test_a_batch_that_was_appended_adds_nothing_the_second_time(ledger: ContestedLedger) -> None:

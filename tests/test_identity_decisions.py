@@ -1,4 +1,4 @@
-"""Who users, guilds and bots are: register, rename, avatar, prefix, owner, and erasure."""
+"""Who users are, the names and prefixes of all, and erasure."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ from modledger.domain.refusals import Conflict, Forbidden, Invalid, NotFound, St
 from tests.scenario import (
     ADMIN,
     BOT,
-    MODERATOR,
     NOBODY,
     OWNER,
     Happened,
@@ -102,9 +101,11 @@ LENGTHS: list[tuple[Any, str, int, int]] = [
     (lambda name: commands.RegisterUser(user_id=2, username=name), "username", 1, 64),
     (lambda name: commands.UpdateUser(user_id=1, username=name), "username", 1, 64),
     (lambda name: commands.RegisterGuild(guild_id=201, name=name), "name", 1, 100),
-    (lambda name: commands.RenameGuild(guild_id=200, name=name), "name", 1, 100),
+    (lambda name: commands.UpdateGuild(guild_id=200, name=name), "name", 1, 100),
+    (lambda name: commands.SyncGuild(guild_id=200, name=name), "name", 1, 100),
+    (lambda name: commands.SyncGuild(guild_id=201, name=name), "name", 1, 100),
     (lambda name: commands.RegisterBot(bot_id=301, name=name, owner_id=1), "name", 2, 32),
-    (lambda name: commands.RenameBot(bot_id=300, name=name), "name", 2, 32),
+    (lambda name: commands.UpdateBot(bot_id=300, name=name), "name", 2, 32),
 ]
 
 
@@ -123,7 +124,7 @@ def test_a_name_has_its_length_and_no_control_characters(command: Any, field: st
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_name_of_any_script_is_kept_as_given(name: str) -> None:
-    given(GUILD).when(commands.RenameGuild(guild_id=200, name=name), by=BOT).then(
+    given(GUILD).when(commands.UpdateGuild(guild_id=200, name=name), by=BOT).then(
         events.GuildRenamed(old_name="Harbour", name=name)
     )
 
@@ -186,83 +187,6 @@ def test_only_the_owner_chooses_a_guilds_prefix() -> None:
     given().when(command, by=Actor("user", 1)).then_refused(NotFound, "Guild not found")
 
 
-# -- guilds
-
-
-def test_a_guild_is_registered_by_a_bot_once() -> None:
-    command = commands.RegisterGuild(guild_id=200, name="Harbour", owner_id=1)
-    given().when(command, by=BOT).then(events.GuildRegistered(name="Harbour", owner_id=1))
-    given(GUILD).when(command, by=BOT).then_refused(Conflict, "Guild 200 is already registered")
-
-
-def test_a_guild_that_was_only_punished_before_can_be_registered() -> None:
-    warned = happened(guild(200), events.GuildWarned(reason="raid"))
-    command = commands.RegisterGuild(guild_id=200, name="Harbour")
-    given(warned).when(command, by=BOT).then(events.GuildRegistered(name="Harbour"))
-    given(warned).when(commands.RenameGuild(guild_id=200, name="Pier"), by=ADMIN).then_refused(
-        NotFound, "Guild not found"
-    )
-
-
-def test_a_guild_is_renamed_by_a_bot_or_an_admin_and_not_to_its_own_name() -> None:
-    for actor in (BOT, ADMIN):
-        given(GUILD).when(commands.RenameGuild(guild_id=200, name="Pier"), by=actor).then(
-            events.GuildRenamed(old_name="Harbour", name="Pier")
-        )
-        given(GUILD).when(commands.RenameGuild(guild_id=200, name="Harbour "), by=actor).then_nothing()
-    given(GUILD).when(commands.RenameGuild(guild_id=200, name="Pier"), by=MODERATOR).then_refused(
-        Forbidden, "Admin access required"
-    )
-
-
-def test_a_guilds_owner_changes_to_somebody_or_to_nobody() -> None:
-    for owner_id in (2, None):
-        command = commands.ChangeGuildOwner(guild_id=200, owner_id=owner_id)
-        given(GUILD).when(command, by=BOT).then(events.GuildOwnerChanged(old_owner_id=1, owner_id=owner_id))
-    given(GUILD).when(commands.ChangeGuildOwner(guild_id=200, owner_id=1), by=BOT).then_nothing()
-    given().when(commands.ChangeGuildOwner(guild_id=200, owner_id=1), by=BOT).then_refused(NotFound, "Guild not found")
-
-
-def test_a_bot_may_report_that_a_guild_went_to_an_owner() -> None:
-    command = commands.ChangeGuildOwner(guild_id=200, owner_id=OWNER.id)
-    given(GUILD).when(command, by=BOT).then(events.GuildOwnerChanged(old_owner_id=1, owner_id=OWNER.id))
-
-
-# -- bots
-
-
-def test_a_bot_is_registered_once_with_the_documented_defaults() -> None:
-    command = commands.RegisterBot(bot_id=300, name="Ferry", owner_id=1)
-    given().when(command, by=ADMIN).then(
-        events.BotRegistered(name="Ferry", owner_id=1, bot_type=3, rate_limit_per_hour=1000)
-    )
-    given(FERRY).when(command, by=ADMIN).then_refused(Conflict, "Bot 300 is already registered")
-    given(FERRY, erased(bot(300))).when(command, by=ADMIN).then(events.BotRegistered(name="Ferry", owner_id=1))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"rate_limit_per_hour": 0}, "rate_limit_per_hour must be between 1 and 100000"),
-        ({"rate_limit_per_hour": 100_001}, "rate_limit_per_hour must be between 1 and 100000"),
-        ({"bot_type": 0}, "bot_type must be between 1 and 3"),
-        ({"bot_type": 4}, "bot_type must be between 1 and 3"),
-        ({"name": "x", "rate_limit_per_hour": 0}, "name must be between 2 and 32 characters"),
-    ],
-)
-def test_a_bot_out_of_range_is_refused_naming_the_first_bad_field(wrong: dict[str, Any], message: str) -> None:
-    command = commands.RegisterBot(**{"bot_id": 300, "name": "Ferry", "owner_id": 1, **wrong})
-    given().when(command, by=ADMIN).then_refused(Invalid, message)
-
-
-def test_a_bot_is_renamed_by_an_admin_and_not_by_a_bot() -> None:
-    command = commands.RenameBot(bot_id=300, name="Barge")
-    given(FERRY).when(command, by=ADMIN).then(events.BotRenamed(old_name="Ferry", name="Barge"))
-    given(FERRY).when(command, by=BOT).then_refused(Forbidden, "This needs a user's session")
-    given(FERRY).when(commands.RenameBot(bot_id=300, name="Ferry"), by=ADMIN).then_nothing()
-    given().when(command, by=ADMIN).then_refused(NotFound, "Bot not found")
-
-
 # -- versions
 
 
@@ -271,9 +195,7 @@ def test_a_bot_is_renamed_by_an_admin_and_not_by_a_bot() -> None:
     [
         (commands.ChangeUserPrefix(user_id=1, prefix="?"), Actor("user", 1)),
         (commands.ChangeGuildPrefix(guild_id=200, prefix="?"), Actor("user", 1)),
-        (commands.RenameGuild(guild_id=200, name="Pier"), ADMIN),
-        (commands.ChangeGuildOwner(guild_id=200, owner_id=2), ADMIN),
-        (commands.RenameBot(bot_id=300, name="Barge"), ADMIN),
+        (commands.UpdateUser(user_id=1, username="bea"), BOT),
         (commands.EraseSubject(target=user(1), reason="asked for"), OWNER),
     ],
     ids=lambda value: type(value).__name__,
@@ -311,7 +233,7 @@ def test_an_erased_user_can_still_be_punished_and_is_still_banned() -> None:
     scenario.when(commands.IssueWarning(target=user(1), reason="spam"), by=ADMIN).then(events.UserWarned(reason="spam"))
     tried = scenario.when(commands.IssueBan(target=user(1), reason="spam"), by=ADMIN)
     assert isinstance(tried.refused, Conflict)
-    scenario.when(commands.RenameGuild(guild_id=200, name="Pier"), by=Actor("user", 1)).then_refused(
+    scenario.when(commands.UpdateGuild(guild_id=200, name="Pier"), by=Actor("user", 1)).then_refused(
         Forbidden, "Account restricted"
     )
 
