@@ -161,6 +161,7 @@ _STATUSES = {
     413: "The body is too large",
     415: "The body is not announced as JSON",
     500: "Unexpected; the details are in the server's log under the correlation id",
+    501: "A fragment is searched for, and the database has no pg_trgm",
     503: "The database cannot be reached, or the answer would not be fresh enough",
 }
 
@@ -219,7 +220,21 @@ class ClosedBodies(OpenAPISchemaPlugin):
         )
         schema: Schema = usual.to_openapi_schema(field_definition, schema_creator)
         schema.additional_properties = False
+        properties = schema.properties or {}
+        for rule in parameters.body_rules(field_definition.annotation):
+            _bound_ids(cast("Schema", properties[rule.name]), rule)
         return schema
+
+
+def _bound_ids(schema: Schema, rule: parameters.Rule) -> None:
+    # The framework knows that an id is an integer or a string, and has no words for the range of each.
+    if rule.kind == "list" and isinstance(schema.items, Schema):
+        _bound_ids(schema.items, rule.of[0])
+    if rule.kind == "integer" and rule.choices:
+        integer = Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=parameters.MAX_ID)
+        digits = Schema(type=OpenAPIType.STRING, pattern="^[1-9][0-9]{0,18}$")
+        null = [Schema(type=OpenAPIType.NULL)] if rule.nullable else []
+        schema.one_of, schema.type = [integer, digits, *null], None
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
