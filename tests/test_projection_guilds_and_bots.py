@@ -117,15 +117,43 @@ def test_a_bot_is_registered_renamed_and_erased() -> None:
         version=2,
         registered=True,
         name="HELPER",
+        name_key="helper",
         avatar_url=None,
         owner_id=7,
         bot_type=2,
         rate_limit_per_hour=50,
+        active=True,
+        keys_from=0,
         created_at=NOW,
         updated_at=NOW + HOUR,
     )
     erased = bot_after((registered, NOW), (events.SubjectErased(reason="request"), NOW + DAY))
-    assert (erased.registered, erased.name, erased.owner_id) == (False, None, 7)
+    assert (erased.registered, erased.name, erased.name_key, erased.owner_id) == (False, None, "", 7)
+
+
+def test_owner_type_limit_avatar_and_activity_of_a_bot_change() -> None:
+    registered = (events.BotRegistered(name="Helper", owner_id=7), NOW)
+    row = bot_after(
+        registered,
+        (events.BotOwnerChanged(old_owner_id=7, owner_id=70), NOW),
+        (events.BotTypeChanged(old_bot_type=3, bot_type=1), NOW),
+        (events.BotRateLimitChanged(old_rate_limit_per_hour=1000, rate_limit_per_hour=5), NOW),
+        (events.BotAvatarChanged(old_avatar_url=None, avatar_url="https://a.example/b.png"), NOW),
+        (events.BotDeactivated(), NOW + DAY),
+    )
+    assert (row.owner_id, row.bot_type, row.rate_limit_per_hour) == (70, 1, 5)
+    assert (row.avatar_url, row.active, row.updated_at) == ("https://a.example/b.png", False, NOW + DAY)
+    assert bot_after(registered, (events.BotDeactivated(), NOW), (events.BotActivated(), NOW)).active
+    assert bot_after(
+        registered, (events.BotDeactivated(), NOW), (events.SubjectErased(reason="x"), NOW), registered
+    ).active
+
+
+def test_the_keys_of_a_bot_are_void_from_a_new_key_and_from_an_erasure_on() -> None:
+    registered = (events.BotRegistered(name="Helper", owner_id=7), NOW)
+    assert bot_after(registered, (events.BotRenamed(old_name="Helper", name="Other"), NOW)).keys_from == 0
+    assert bot_after(registered, (events.BotKeyRegenerated(), NOW)).keys_from == 2
+    assert bot_after(registered, (events.SubjectErased(reason="request"), NOW), registered).keys_from == 2
 
 
 def test_each_read_model_keeps_to_its_own_kind_of_subject() -> None:
