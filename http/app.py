@@ -13,6 +13,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http import (
     authentication,
+    fragments,
     freshness,
     health,
     idempotency,
@@ -71,6 +72,7 @@ def create_app(
             checkpoints=Coalesced(reader, freshness.CHECKPOINTS),
             sealing=sealing,
             keys=kept,
+            fragments=await fragments.indexed(reader),
         )
         try:
             yield

@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from modledger.domain import refusals
 from modledger.domain.ledger import LedgerUnavailable
 from modledger.http.views import ErrorView
+from modledger.projections.fragments import FragmentsNeeded
 
 log = structlog.get_logger("modledger.http")
 
@@ -20,6 +21,7 @@ JSON = "application/json"
 # api.md §1
 BODY_LIMIT = 64 * 1024
 RETRY_AFTER = {"Retry-After": "1"}
+NO_FRAGMENTS = "Searching for a fragment needs the PostgreSQL extension pg_trgm"
 
 _REFUSALS: tuple[tuple[type[refusals.Refused], int], ...] = (
     (refusals.Invalid, 400),
@@ -88,6 +90,8 @@ def problem_of(error: Exception) -> Problem | None:
             | psycopg_pool.PoolTimeout()
         ):
             return unavailable("Database unavailable")
+        case FragmentsNeeded():
+            return Problem(501, NO_FRAGMENTS)
         case ValidationException():
             return bad(_validation_message(error))
         case HTTPException() if error.status_code in _FRAMEWORK:

@@ -17,7 +17,8 @@ from modledger.http.sealing import Sealing
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """``reader`` reads the read tables, ``desk`` keeps sessions, log-in codes and idempotency keys. ``clock`` tells the
-    time of every rule; waiting for projectors and connections goes by the event loop's own."""
+    time of every rule; waiting for projectors and connections goes by the event loop's own. ``fragments``: the read
+    tables have their indexes for fragments."""
 
     settings: Settings
     clock: Callable[[], datetime]
@@ -32,6 +33,7 @@ class Services:
     checkpoints: Coalesced[str]
     sealing: Sealing
     keys: Keys
+    fragments: bool
 
 
 def utc_now() -> datetime:

@@ -9,7 +9,15 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from modledger.projections import bots, guilds, permission_history, profile, punishments, subscription_history
+from modledger.projections import (
+    audit_log,
+    bots,
+    guilds,
+    permission_history,
+    profile,
+    punishments,
+    subscription_history,
+)
 from modledger.projections.projector import Cursor, Projector, Table
 
 PROJECTORS: Final[tuple[Projector[Any], ...]] = (
@@ -19,6 +27,7 @@ PROJECTORS: Final[tuple[Projector[Any], ...]] = (
     permission_history.PROJECTOR,
     guilds.PROJECTOR,
     bots.PROJECTOR,
+    audit_log.PROJECTOR,
 )
 
 # Any number that no other advisory lock of ours has.
@@ -48,7 +57,8 @@ def outdated(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]]
 
 def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
     """Makes each read table that is missing or of another version, with its indexes, and answers the names of the
-    projectors that begin anew: they fold the ledger again from its beginning.
+    projectors that begin anew: they fold the ledger again from its beginning. Where pg_trgm has come since, the tables
+    that are there get their indexes for fragments.
 
     Callers at the same time wait for each other; inside a transaction of the caller's it becomes part of that. Needs
     the numbered migrations.
@@ -76,17 +86,38 @@ def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector
                 " on conflict (projector) do update set fingerprint = excluded.fingerprint",
                 (projector.name, fingerprint(projector)),
             )
+        if has_trigrams(cursor):
+            for table in _tables(projectors):
+                for name, on in table.fragments.items():
+                    cursor.execute(f"create index if not exists {name} on {table.name} {on}".encode())
     return anew
 
 
 def create(cursor: Cursor, table: Table) -> None:
-    """Makes one read table and its indexes."""
+    """Makes one read table and its indexes, those for fragments aside."""
     columns = [f"{name} {kind}" for name, kind in table.columns.items()]
     columns.append(f"primary key ({', '.join(table.primary_key)})")
     cursor.execute(f"create table {table.name} ({', '.join(columns)}) {table.options}".encode())
     for name, on in table.indexes.items():
         unique = "unique " if on.startswith("unique ") else ""
         cursor.execute(f"create {unique}index {name} on {table.name} {on.removeprefix(unique)}".encode())
+
+
+def has_trigrams(cursor: Cursor) -> bool:
+    """Whether indexes for fragments can be made: pg_trgm is there, in a schema that is searched."""
+    found = cursor.execute(
+        "select exists (select from pg_opclass where opcname = 'gin_trgm_ops' and pg_opclass_is_visible(oid))"
+    ).fetchone()
+    return found == (True,)
+
+
+def fragment_indexes(projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
+    """The names of all indexes that fragments are found by."""
+    return [name for table in _tables(projectors) for name in table.fragments]
+
+
+def _tables(projectors: Sequence[Projector[Any]]) -> list[Table]:
+    return [table for projector in projectors for table in (projector.table, *projector.beside)]
 
 
 def _exists(cursor: Cursor, table: Table) -> bool:

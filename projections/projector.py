@@ -24,12 +24,14 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A read table. ``columns`` maps names to types, in the order of the row Struct's fields; ``indexes`` maps the name
-    of each index to what stands after ``on <table>``, and to ``unique`` before it where it begins with that word."""
+    of each index to what stands after ``on <table>``, and to ``unique`` before it where it begins with that word.
+    ``fragments``: indexes of the same form that need the extension pg_trgm and are made only where it is."""
 
     name: str
     columns: Mapping[str, str]
     primary_key: tuple[str, ...]
     indexes: Mapping[str, str]
+    fragments: Mapping[str, str] = {}
     options: str = ""
 
 

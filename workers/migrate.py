@@ -1,5 +1,6 @@
 """Brings a database to this program's schema: numbered SQL files, each once, in order, then the missing read tables."""
 
+import contextlib
 import hashlib
 import re
 from importlib import resources
@@ -38,7 +39,8 @@ def migrations() -> list[Migration]:
 
 def migrate(conninfo: str) -> list[str]:
     """Applies the missing files, each in a transaction, then creates the missing read tables. Returns the names of the
-    files that this call applied. Safe to run by several processes at once: they wait for each other.
+    files that this call applied. Safe to run by several processes at once: they wait for each other. Brings the
+    extension pg_trgm where the server has it and the role may; without it only the search for fragments is missing.
 
     Raises MigrationError when an applied file has changed since or the database knows one that this program lacks, and
     psycopg.Error when the server cannot be reached or the role may not create tables.
@@ -47,6 +49,7 @@ def migrate(conninfo: str) -> list[str]:
 
     with _locked(conninfo) as connection:
         applied = _apply(connection, migrations())
+        _bring_trigrams(connection)
         with connection.transaction():
             create_missing(connection)
     return applied
@@ -86,6 +89,15 @@ def _locked(conninfo: str) -> psycopg.Connection:
     # A lock of the session: released by closing, and by the server when we are killed.
     connection.execute("select pg_advisory_lock(%s)", (LOCK,))
     return connection
+
+
+def _bring_trigrams(connection: psycopg.Connection) -> None:
+    # By hand and in no numbered file, because a server that has it one day is to get it then.
+    available = connection.execute("select from pg_available_extensions where name = 'pg_trgm'").fetchone()
+    if available is not None:
+        # FeatureNotSupported: what hosted servers say of an extension that is not on their list.
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported):
+            connection.execute("create extension if not exists pg_trgm")
 
 
 def _apply(connection: psycopg.Connection, files: list[Migration]) -> list[str]:
