@@ -73,16 +73,6 @@ class SyncGuild(Command, frozen=True, kw_only=True):
     owner_id: int | None = None
 
 
-class RenameGuild(Command, frozen=True, kw_only=True):
-    guild_id: int
-    name: str
-
-
-class ChangeGuildOwner(Command, frozen=True, kw_only=True):
-    guild_id: int
-    owner_id: int | None
-
-
 class ChangeGuildPrefix(Command, frozen=True, kw_only=True):
     guild_id: int
     prefix: str
@@ -119,11 +109,6 @@ class RegenerateBotKey(Command, frozen=True, kw_only=True):
     """Makes the bot's keys void; whoever commands this makes the new one (``http/keys.py``)."""
 
     bot_id: int
-
-
-class RenameBot(Command, frozen=True, kw_only=True):
-    bot_id: int
-    name: str
 
 
 # -- permissions

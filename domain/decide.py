@@ -20,22 +20,9 @@ def target_of(command: Command) -> Subject:
             | commands.IssueTimeout()
         ):
             return Subject("user", command.user_id)
-        case (
-            commands.RegisterGuild()
-            | commands.UpdateGuild()
-            | commands.SyncGuild()
-            | commands.RenameGuild()
-            | commands.ChangeGuildOwner()
-            | commands.ChangeGuildPrefix()
-        ):
+        case commands.RegisterGuild() | commands.UpdateGuild() | commands.SyncGuild() | commands.ChangeGuildPrefix():
             return Subject("guild", command.guild_id)
-        case (
-            commands.RegisterBot()
-            | commands.UpdateBot()
-            | commands.SyncBot()
-            | commands.RegenerateBotKey()
-            | commands.RenameBot()
-        ):
+        case commands.RegisterBot() | commands.UpdateBot() | commands.SyncBot() | commands.RegenerateBotKey():
             return Subject("bot", command.bot_id)
         case (
             commands.GrantSubscription()
@@ -74,7 +61,6 @@ def needed(command: Command, context: Context, states: Mapping[str, State]) -> s
             commands.RegisterBot(owner_id=int(owner_id))
             | commands.UpdateBot(owner_id=int(owner_id))
             | commands.UpdateGuild(owner_id=int(owner_id))
-            | commands.ChangeGuildOwner(owner_id=int(owner_id))
         ):
             streams.add(f"user:{owner_id}")
         case (
@@ -110,10 +96,6 @@ def decide(command: Command, facts: Facts) -> list[Decided]:
             return identity.update_guild(command, facts)
         case commands.SyncGuild():
             return identity.sync_guild(command, facts)
-        case commands.RenameGuild():
-            return identity.rename_guild(command, facts)
-        case commands.ChangeGuildOwner():
-            return identity.change_guild_owner(command, facts)
         case commands.ChangeGuildPrefix():
             return identity.change_guild_prefix(command, facts)
         case commands.RegisterBot():
@@ -124,8 +106,6 @@ def decide(command: Command, facts: Facts) -> list[Decided]:
             return identity.sync_bot(command, facts)
         case commands.RegenerateBotKey():
             return identity.regenerate_bot_key(command, facts)
-        case commands.RenameBot():
-            return identity.rename_bot(command, facts)
         case commands.ChangePermission():
             return permissions.change(command, facts)
         case commands.GrantSubscription():

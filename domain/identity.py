@@ -109,33 +109,6 @@ def _guild_owner(guild: Guild, owner_id: int | UnsetType | None) -> list[events.
     return [events.GuildOwnerChanged(old_owner_id=guild.owner_id, owner_id=owner_id)]
 
 
-def rename_guild(command: commands.RenameGuild, facts: Facts) -> list[Decided]:
-    """An Admin who may act on the owner, or a bot, renames a guild."""
-    target = Subject("guild", command.guild_id)
-    facts.authorise(target, ADMIN, others=SYNC)
-    guild = facts.guild(command.guild_id)
-    if not guild.registered or guild.name is None:
-        raise NotFound("Guild not found")
-    facts.require_version(guild.version)
-    name = display_name("name", command.name, 1, 100)
-    return [] if name == guild.name else [Decided(events.GuildRenamed(old_name=guild.name, name=name))]
-
-
-def change_guild_owner(command: commands.ChangeGuildOwner, facts: Facts) -> list[Decided]:
-    """An Admin who may act on the old and the new owner, or a bot, changes a guild's owner."""
-    target = Subject("guild", command.guild_id)
-    facts.authorise(target, ADMIN, others=SYNC)
-    if command.owner_id is not None:
-        facts.authorise(Subject("user", command.owner_id), ADMIN, others=SYNC)
-    guild = facts.guild(command.guild_id)
-    if not guild.registered:
-        raise NotFound("Guild not found")
-    facts.require_version(guild.version)
-    if guild.owner_id == command.owner_id:
-        return []
-    return [Decided(events.GuildOwnerChanged(old_owner_id=guild.owner_id, owner_id=command.owner_id))]
-
-
 def change_guild_prefix(command: commands.ChangeGuildPrefix, facts: Facts) -> list[Decided]:
     """The guild's owner chooses its prefix."""
     guild = facts.guild(command.guild_id)
@@ -242,18 +215,6 @@ def _require_limit(requests_per_hour: int) -> None:
 def _require_type(bot_type: int) -> None:
     if not 1 <= bot_type <= 3:
         raise Invalid("bot_type must be between 1 and 3")
-
-
-def rename_bot(command: commands.RenameBot, facts: Facts) -> list[Decided]:
-    """An Admin who may act on the owner renames a bot."""
-    target = Subject("bot", command.bot_id)
-    facts.authorise(target, ADMIN)
-    bot = facts.bot(command.bot_id)
-    if not bot.registered or bot.name is None:
-        raise NotFound("Bot not found")
-    facts.require_version(bot.version)
-    name = display_name("name", command.name, 2, 32)
-    return [] if name == bot.name else [Decided(events.BotRenamed(old_name=bot.name, name=name))]
 
 
 def _only_sync(facts: Facts) -> None:

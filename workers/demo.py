@@ -50,6 +50,7 @@ from modledger.workers.demo_staff import (
     issuer,
     user,
 )
+from modledger.workers.demo_upkeep import upkeep
 from modledger.workers.demo_words import reason
 
 EXAMPLE_USER_ID = 123456789012345678
@@ -94,8 +95,9 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
 
     items: Sequence[tuple[Command, Context]]
     user_activity: Sequence[tuple[int, datetime]]
-    guild_activity: Sequence[tuple[int, int, bool, datetime]]
+    guild_activity: Sequence[tuple[int, int, datetime]]
     bot_activity: Sequence[tuple[int, int, int, float, datetime]]
+    bot_guilds: Sequence[tuple[int, int]]
 
 
 def load_demo(ledger: Ledger, conninfo: str, *, now: datetime) -> DemoReport:
@@ -142,23 +144,30 @@ def make_demo(now: datetime) -> Demo:
     population = populate(
         rng, _BOT, people=USERS - len(opened) - len(joined), guilds=GUILDS - 1, bots=BOTS - 2, taken=names
     )
-    rest = by_date([*staff, *_afterwards(), *population.acts])
+    # By a seed of its own, so that the rest stays what it was.
+    later = Random(_SEED + 1)  # noqa: S311
+    upkept = upkeep(later, _BOT, population.acts)
+    rest = by_date([*staff, *_afterwards(), *population.acts, *upkept.acts])
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     today = max(midnight, END.replace(hour=0) + timedelta(days=1))
     people = opened | joined | population.people
     guilds = {EXAMPLE_GUILD_ID: _day(2025, 1, 2)} | population.guilds
     bots = [DEMO_BOT, EXAMPLE_BOT_ID, *population.bots]
+    # The demo's own bot is in every guild but those that all bots have left.
+    present = sorted(guilds.keys() - upkept.inactive_guilds.keys())
+    reports = {
+        bot_id: present if bot_id == DEMO_BOT else later.sample(present, later.randrange(1, 150)) for bot_id in bots
+    }
     return Demo(
         items=as_commands([*first, *rest, *by_date(_today(rng, today, population))]),
         user_activity=[(user_id, _last_seen(rng, user_id, since)) for user_id, since in people.items()],
-        guild_activity=[
-            (guild_id, int(rng.lognormvariate(5, 1.8)) + 2, True, since) for guild_id, since in guilds.items()
-        ],
+        guild_activity=[(guild_id, int(rng.lognormvariate(5, 1.8)) + 2, since) for guild_id, since in guilds.items()],
         bot_activity=[
-            (bot_id, rng.randrange(1, 200), rng.randrange(100, 40_000), round(rng.uniform(20, 180), 1),
-             today - timedelta(seconds=rng.randrange(3600)))
+            (bot_id, len(reports[bot_id]), rng.randrange(100, 40_000), round(rng.uniform(20, 180), 1),
+             upkept.inactive_bots.get(bot_id, today) - timedelta(seconds=rng.randrange(3600)))
             for bot_id in bots
         ],
+        bot_guilds=[(bot_id, guild_id) for bot_id, named in reports.items() for guild_id in named],
     )  # fmt: skip
 
 
@@ -256,8 +265,9 @@ def _write_telemetry(conninfo: str, demo: Demo) -> None:
     with psycopg.connect(conninfo) as connection:
         for table, columns, rows in (
             ("user_activity", ("user_id", "last_activity_at"), demo.user_activity),
-            ("guild_activity", ("guild_id", "member_count", "has_bot", "first_joined_at"), demo.guild_activity),
+            ("guild_activity", ("guild_id", "member_count", "first_joined_at"), demo.guild_activity),
             ("bot_activity", ("bot_id", "guilds", "users", "latency_ms", "last_activity_at"), demo.bot_activity),
+            ("bot_guilds", ("bot_id", "guild_id"), demo.bot_guilds),
         ):
             _copy(connection, table, columns, rows)
 
@@ -270,7 +280,7 @@ def _copy(connection: psycopg.Connection, table: str, columns: Sequence[str], ro
     with connection.cursor().copy(sql.SQL("copy {} ({}) from stdin").format(loaded, names)) as copy:
         for row in rows:
             copy.write_row(row)
-    # The primary keys of the three tables. `like` brings no defaults, but each column is among ours.
+    # The primary keys of the four tables. `like` brings no defaults, but each column is among ours.
     connection.execute(
         sql.SQL("insert into {} ({names}) select {names} from {} on conflict do nothing").format(
             target, loaded, names=names

@@ -132,14 +132,14 @@ def _guild(rng: Random, guild_id: int, since: datetime, owner_id: int, bot: Acto
     roll = rng.random()
     at = _date(rng, since, END)
     if roll < 0.1:
-        rename = commands.RenameGuild(guild_id=guild_id, name=f"{name} {rng.randrange(2, 10)}.0")
+        rename = commands.SyncGuild(guild_id=guild_id, name=f"{name} {rng.randrange(2, 10)}.0")
         acts.append(Act(at=at, actor=bot, command=rename))
     elif roll < 0.2 and known_owner is not None:
         change = commands.ChangeGuildPrefix(guild_id=guild_id, prefix=rng.choice(("?", "$", "m!", ">>")))
         acts.append(Act(at=at, actor=user(known_owner), command=change))
     elif roll < 0.25 and known_owner is not None:
         # It has left the platform, and nobody knows yet who has the guild now.
-        leave = commands.ChangeGuildOwner(guild_id=guild_id, owner_id=None)
+        leave = commands.UpdateGuild(guild_id=guild_id, owner_id=None)
         acts.append(Act(at=at, actor=bot, command=leave))
     return acts
 
