@@ -29,14 +29,16 @@ BATCH = 32
 
 
 class Reader:
-    """At most ``connections`` connections, opened when first needed and again when one broke.
+    """At most ``connections`` connections, opened when first needed and again when one broke. ``forgetful``: their
+    commits do not wait for the disk.
 
     Every method raises Unavailable when the database cannot be reached or does not answer in time.
     """
 
-    def __init__(self, conninfo: str, connections: int) -> None:
+    def __init__(self, conninfo: str, connections: int, *, forgetful: bool = False) -> None:
         self.size = connections
         self._conninfo = conninfo
+        self._forgetful = forgetful
         self._free = asyncio.Semaphore(connections)
         self._idle: deque[Cursor] = deque()
         self._busy: set[Cursor] = set()
@@ -137,9 +139,10 @@ class Reader:
         try:
             # By a statement and not by the start-up's options, which a pooler before the server may refuse.
             # UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
-            await connection.execute(
-                f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'".encode(), prepare=False
-            )
+            settings = f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'"
+            if self._forgetful:
+                settings += "; set synchronous_commit = off"
+            await connection.execute(settings.encode(), prepare=False)
         except BaseException:
             await connection.close()
             raise
