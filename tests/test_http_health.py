@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.projections.catalog import PROJECTORS
 from modledger.workers.migrate import migrate
 from modledger.workers.postgres import EmbeddedPostgres
 from tests.http_client import ADMIN, MASTER_KEY, MODERATOR, USER, World, error_of, people, started
@@ -35,8 +36,7 @@ def test_health_tells_of_database_and_projectors(world: World) -> None:
     assert list(body["db_statistics"]) == ["size", "checked_in", "checked_out", "overflow", "total", "latency_ms"]
     assert body["db_statistics"]["size"] == 4
     head = world.ledger.head()
-    names = {"profile", "punishments", "subscription_history", "permission_history", "guilds", "bots"}
-    assert set(body["projections"]) == names
+    assert set(body["projections"]) == {projector.name for projector in PROJECTORS}
     assert all(one == {"position": head, "lag_events": 0, "lag_seconds": 0.0} for one in body["projections"].values())
 
 
@@ -63,8 +63,7 @@ def test_a_stopped_projector_makes_it_degraded_and_its_error_stays_inside(world:
 
 def test_a_projector_that_nobody_runs_makes_it_degraded(world: World) -> None:
     world.catching_up = False
-    for name in ("profile", "subscription_history", "permission_history", "guilds", "bots"):
-        world.catch_up(name)
+    world.catch_up(*(projector.name for projector in PROJECTORS if projector.name != "punishments"))
     world.now = datetime.now(UTC) + timedelta(seconds=60)
     body = world.get("/health").json()
     assert body["status"] == "degraded"
