@@ -1,5 +1,6 @@
 """Guilds: who they are, whose they are, what they have, and until when they are blacklisted."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -8,9 +9,13 @@ import msgspec
 
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
-from modledger.domain.subjects import GUILD_BLACKLIST, LIFETIME
-from modledger.projections import standing
-from modledger.projections.projector import Key, Projector, Table
+from modledger.domain.subjects import BASIC, GUILD_BLACKLIST, LIFETIME, PREMIUM
+from modledger.projections import fragments, standing
+from modledger.projections.profile import name_key
+from modledger.projections.projector import Cursor, Key, Projector, Table
+
+# The first end in a row: up to then its tier and its state are as recorded.
+FIRST_END = "(least(tier_until, blacklisted_until))"
 
 TABLE = Table(
     name="guilds",
@@ -20,6 +25,9 @@ TABLE = Table(
         "version": "integer not null",
         "registered": "boolean not null",
         "name": "text",
+        # In the order and with the prefixes of its code points, whatever the database's own collation.
+        "name_key": 'text collate "C"',
+        "name_code": "text",
         "avatar_url": "text",
         "owner_id": "bigint",
         "owner_at": "timestamptz",
@@ -27,32 +35,58 @@ TABLE = Table(
         "tier": "smallint not null",
         "tier_until": "timestamptz",
         "tier_at": "timestamptz",
+        "tier_by": "bigint",
         "trial_used": "boolean not null",
         "open_punishments": "jsonb not null",
         "blacklisted_until": "timestamptz",
+        "state_set": "smallint not null",
+        "state_recorded": "smallint not null",
         "created_at": "timestamptz not null",
         "updated_at": "timestamptz not null",
     },
     primary_key=("guild_id",),
     indexes={
         "guilds_owner": "(owner_id, created_at, guild_id) where owner_id is not null",
+        # The search walks one of these, see guild_search.py.
+        "guilds_name": "(name_key, guild_id)",
+        "guilds_standing": "(state_recorded, tier, name_key, guild_id)",
         # Subscriptions that are active, and those whose end the clock has to record.
         "guilds_tier": "(tier, guild_id) where tier <> 0",
         "guilds_tier_until": "(tier_until) where tier_until is not null",
+        # What the counts have wrong and the search looks at by itself: an end that has come and is not recorded yet.
+        "guilds_first_end": f"({FIRST_END}) where {FIRST_END} is not null",
     },
+    fragments={"guilds_name_code": "using gin (name_code gin_trgm_ops)"},
     options="with (fillfactor = 85)",
+)
+
+COUNTS = Table(
+    name="guild_counts",
+    columns={
+        "registered": "boolean not null",
+        "state_recorded": "smallint not null",
+        "tier": "smallint not null",
+        "total": "bigint not null",
+    },
+    primary_key=("registered", "state_recorded", "tier"),
+    indexes={},
+    options="with (fillfactor = 50)",
 )
 
 
 class Guild(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the stream's first event. ``open_punishments`` holds blacklistings,
-    ``blacklisted_until`` their greatest end, ``standing.FOREVER`` for a permanent one."""
+    """A row. ``id`` is the position of the stream's first event, ``tier_by`` the user who gave the tier.
+    ``open_punishments`` holds blacklistings, ``blacklisted_until`` their greatest end, ``standing.FOREVER`` for a
+    permanent one. ``state_set`` is what the staff set, 0 or 1. ``state_recorded`` and ``tier`` take no notice of an end
+    that no event has recorded yet: what holds at a time, ``state`` and ``tier`` below say."""
 
     guild_id: int
     id: int
     version: int
     registered: bool = False
     name: str | None = None
+    name_key: str | None = None
+    name_code: str | None = None
     avatar_url: str | None = None
     owner_id: int | None = None
     owner_at: datetime | None = None
@@ -60,12 +94,17 @@ class Guild(msgspec.Struct, frozen=True, kw_only=True):
     tier: int = 0
     tier_until: datetime | None = None
     tier_at: datetime | None = None
+    tier_by: int | None = None
     trial_used: bool = False
     open_punishments: standing.OpenPunishments = {}
     blacklisted_until: datetime | None = None
+    state_set: int = 0
+    state_recorded: int = 0
     created_at: datetime
     updated_at: datetime
 
+
+ACTIVE, INACTIVE, BANNED = 0, 1, 2
 
 ISSUES: Mapping[type[events.Event], int] = {events.GuildBlacklisted: GUILD_BLACKLIST}
 
@@ -75,7 +114,7 @@ def touches(recorded: Recorded) -> Key | None:
 
 
 def fold(rows: Mapping[Key, Guild], recorded: Recorded) -> Sequence[Guild]:
-    """Name, avatar and prefix follow the ledger; owner and tier the event with the latest date."""
+    """Name, avatar, prefix and the state set follow the ledger; owner and tier the event with the latest date."""
     event, at = recorded.event, recorded.occurred_at
     guild_id = int(recorded.stream[6:])
     row = rows.get((guild_id,))
@@ -84,30 +123,61 @@ def fold(rows: Mapping[Key, Guild], recorded: Recorded) -> Sequence[Guild]:
     changes: dict[str, Any] = {"version": recorded.version, "updated_at": max(row.updated_at, at)}
     match event:
         case events.GuildRegistered():
-            changes |= {
-                "registered": True,
-                "name": standing.unless_erased(event.name),
-                "avatar_url": standing.unless_erased(event.avatar_url),
-                "created_at": at,
-            }
+            changes |= _named(event.name)
+            changes |= {"registered": True, "avatar_url": standing.unless_erased(event.avatar_url), "created_at": at}
             if standing.is_later(row.owner_at, recorded):
                 changes |= {"owner_id": event.owner_id, "owner_at": at}
         case events.GuildRenamed():
-            changes["name"] = standing.unless_erased(event.name)
+            changes |= _named(event.name)
+        case events.GuildAvatarChanged():
+            changes["avatar_url"] = standing.unless_erased(event.avatar_url)
         case events.GuildOwnerChanged():
             if standing.is_later(row.owner_at, recorded):
                 changes |= {"owner_id": event.owner_id, "owner_at": at}
         case events.GuildPrefixChanged():
             changes["prefix"] = event.prefix
+        case events.GuildStateChanged():
+            changes["state_set"] = event.state
         case events.SubjectErased():
-            changes |= {"registered": False, "name": None, "avatar_url": None}
+            changes |= {"registered": False, "avatar_url": None, **_named(events.ERASED)}
         case _:
             changes |= standing.tier_changes(row.tier_at, row.tier_until, recorded)
+            if "tier" in changes:
+                changes["tier_by"] = None if changes["tier"] == BASIC else recorded.actor.user_id
             still_open = standing.open_after(row.open_punishments, recorded, ISSUES)
             if still_open is not None:
                 changes["open_punishments"] = still_open
                 changes["blacklisted_until"] = standing.greatest_until(still_open, GUILD_BLACKLIST)
-    return (msgspec.structs.replace(row, **changes),)
+    after = msgspec.structs.replace(row, **changes)
+    recorded_state = after.state_set if after.blacklisted_until is None else BANNED
+    return (msgspec.structs.replace(after, state_recorded=recorded_state),)
+
+
+def _named(name: str) -> dict[str, Any]:
+    known = standing.unless_erased(name)
+    key = None if known is None else name_key(known)
+    return {"name": known, "name_key": key, "name_code": None if key is None else fragments.code(key)}
+
+
+def count(cursor: Cursor, changes: Sequence[tuple[Guild | None, Guild]]) -> None:
+    """Brings ``guild_counts`` along with these changes of rows."""
+    deltas: Counter[tuple[bool, int, int]] = Counter()
+    for before, after in changes:
+        deltas[after.registered, after.state_recorded, after.tier] += 1
+        if before is not None:
+            deltas[before.registered, before.state_recorded, before.tier] -= 1
+    moved = [dict(zip(COUNTS.columns, (*cell, delta), strict=True)) for cell, delta in deltas.items() if delta]
+    if not moved:
+        return
+    # guild_counts_pkey
+    cursor.execute(
+        "insert into guild_counts as c (registered, state_recorded, tier, total)"
+        " select registered, state_recorded, tier, total from json_populate_recordset(null::guild_counts, %s)"
+        " on conflict (registered, state_recorded, tier) do update set total = c.total + excluded.total",
+        (msgspec.json.encode(moved).decode(),),
+    )
+    # So that a replay comes to the same rows; there are two dozen at most.
+    cursor.execute("delete from guild_counts where total = 0")
 
 
 PROJECTOR = Projector(
@@ -118,6 +188,8 @@ PROJECTOR = Projector(
     topics=frozenset(t for t in events.EVENTS if t.startswith(("guild.", "subscription.", "punishment.", "subject."))),
     touches=touches,
     fold=fold,
+    also=count,
+    beside=(COUNTS,),
 )
 
 
@@ -125,8 +197,8 @@ PROJECTOR = Projector(
 
 
 def state(guild: Guild, now: datetime) -> int:
-    """2 Banned while a blacklisting is active, else 0 Active (api.md §3); no event makes a guild 1 Inactive yet."""
-    return 2 if guild.blacklisted_until is not None and guild.blacklisted_until > now else 0
+    """2 Banned while a blacklisting is active, else what the staff set: 0 Active, 1 Inactive (api.md §3)."""
+    return BANNED if guild.blacklisted_until is not None and guild.blacklisted_until > now else guild.state_set
 
 
 def tier(guild: Guild, now: datetime) -> int:
@@ -137,6 +209,16 @@ def tier(guild: Guild, now: datetime) -> int:
 def subscription_expires_at(guild: Guild, now: datetime) -> datetime | None:
     """The end of a running trial or premium tier; None for Basic and Lifetime."""
     return None if tier(guild, now) in (0, LIFETIME) else guild.tier_until
+
+
+def sponsored_by(guild: Guild, now: datetime) -> int | None:
+    """The user who gave the tier that runs; None for Basic, or where no user gave it."""
+    return None if tier(guild, now) == BASIC else guild.tier_by
+
+
+def is_whitelisted(guild: Guild, now: datetime) -> bool:
+    """Premium or Lifetime, and not blacklisted."""
+    return tier(guild, now) in (PREMIUM, LIFETIME) and state(guild, now) != BANNED
 
 
 def updated_at(guild: Guild, now: datetime) -> datetime:
@@ -187,6 +269,43 @@ SUBSCRIBED = """
 DUE_SUBSCRIPTIONS = """
     select 'guild:' || guild_id, tier_until from guilds where tier_until <= $1 order by tier_until
 """
+
+# $1 timestamptz now: registered guilds, all of them and by tier; from the counts, less the tiers that ran out and are
+# not recorded yet. guild_counts_pkey, guilds_tier_until, projection_tracking_pkey
+STATISTICS = f"""
+    select {POSITION},
+        coalesce(sum(total), 0)::bigint,
+        coalesce(sum(total) filter (where tier in (2, 3)), 0)::bigint - max(ended.premium),
+        coalesce(sum(total) filter (where tier = 1), 0)::bigint - max(ended.trial)
+    from (
+        select count(*) filter (where tier = 2) as premium, count(*) filter (where tier = 1) as trial
+        from guilds where tier_until <= $1 and registered
+    ) ended
+    left join guild_counts on registered
+"""  # noqa: S608
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Of registered guilds: all, those with Premium or Lifetime, those with a trial, and the last two together.
+    ``position``: as fresh as this position of the ledger."""
+
+    position: int
+    total_count: int
+    whitelisted_count: int
+    trial_count: int
+    guild_access_count: int
+
+
+def statistics(line: Sequence[Any]) -> Statistics:
+    """The one line of STATISTICS."""
+    position, total, whitelisted, trial = line
+    return Statistics(
+        position=position or 0,
+        total_count=total,
+        whitelisted_count=whitelisted,
+        trial_count=trial,
+        guild_access_count=whitelisted + trial,
+    )
 
 
 def guild_of(columns: Sequence[Any]) -> Guild:
