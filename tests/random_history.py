@@ -9,7 +9,7 @@ from modledger.domain.envelope import OPERATOR, SYSTEM, subject_of
 from modledger.domain.subjects import Account, evolve, new
 from tests.projection_history import ADMIN, BOT, DAY, HOUR, NOW, OTHER_ADMIN, Happened, new_event
 
-STREAMS = ("user:1", "user:2", "user:3", "guild:1", "guild:2", "bot:1")
+STREAMS = ("user:1", "user:2", "user:3", "guild:1", "guild:2", "bot:1", "bot:2")
 ACTORS = (ADMIN, OTHER_ADMIN, SYSTEM, OPERATOR, BOT)
 # Few, so that equal times are common.
 MOMENTS = st.integers(-6, 3).map(lambda hours: NOW + hours * HOUR)
@@ -37,13 +37,13 @@ def _events(draw: st.DrawFn, stream: str, state: object) -> tuple[events.Event, 
     text, length = draw(TEXTS), draw(LENGTHS)
     until = None if length is None else at + length
     if not isinstance(state, Account):
-        return draw(st.sampled_from(_about_bots(draw(NAMES)))), at
+        return draw(st.sampled_from(_about_bots(draw(NAMES), draw(st.integers(1, 3))))), at
     choices = _about_subscriptions(at, at + (length or HOUR), text)
     if stream.startswith("user"):
         choices += _about_users(draw(NAMES), text, draw(st.integers(0, 3)), at + (length or HOUR))
         choices += [events.UserBanned(reason=text, expires_at=until)] * 3
     else:
-        choices += _about_guilds(draw(NAMES), text, draw(st.sampled_from([None, 1, 2])))
+        choices += _about_guilds(draw(NAMES), text, draw(st.sampled_from([None, 1, 2])), draw(st.integers(0, 1)))
         choices += [events.GuildBlacklisted(reason=text, expires_at=until)] * 3
     for number, punishment in state.punishments.items():
         if punishment.ending is None:
@@ -70,20 +70,29 @@ def _about_users(name: str, text: str, level: int, until: datetime) -> list[even
     ]
 
 
-def _about_guilds(name: str, text: str, owner_id: int | None) -> list[events.Event]:
+def _about_guilds(name: str, text: str, owner_id: int | None, state: int) -> list[events.Event]:
     return [
         events.GuildRegistered(name=name, owner_id=owner_id),
         events.GuildRenamed(old_name="old", name=name),
+        events.GuildAvatarChanged(old_avatar_url=None, avatar_url="https://a.example/3.png"),
         events.GuildOwnerChanged(old_owner_id=None, owner_id=owner_id),
+        events.GuildStateChanged(old_state=1 - state, state=state),
         events.GuildPrefixChanged(old_prefix="!", prefix="?"),
         events.GuildWarned(reason=text),
     ]
 
 
-def _about_bots(name: str) -> list[events.Event]:
+def _about_bots(name: str, number: int) -> list[events.Event]:
     return [
-        events.BotRegistered(name=name, owner_id=1),
+        events.BotRegistered(name=name, owner_id=number, bot_type=number),
         events.BotRenamed(old_name="old", name=name),
+        events.BotAvatarChanged(old_avatar_url=None, avatar_url="https://a.example/4.png"),
+        events.BotOwnerChanged(old_owner_id=1, owner_id=number),
+        events.BotTypeChanged(old_bot_type=1, bot_type=number),
+        events.BotRateLimitChanged(old_rate_limit_per_hour=1000, rate_limit_per_hour=number * 500),
+        events.BotActivated(),
+        events.BotDeactivated(),
+        events.BotKeyRegenerated(),
         events.SubjectErased(reason="request"),
     ]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modledger.domain.envelope import Subject, subject_of
 from modledger.domain.memory_ledger import MemoryLedger
-from modledger.domain.subjects import Account, Guild, User, fold
+from modledger.domain.subjects import Account, Bot, Guild, User, fold
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import advance
 from modledger.projections.punishments import Punishment
@@ -74,6 +74,11 @@ def test_the_tables_say_what_the_domain_says(conn: psycopg.Connection, history: 
         streams = ledger.load(STREAMS)
     for stream, recorded in streams.items():
         state = fold(subject_of(stream), recorded)
+        if isinstance(state, Bot) and recorded:
+            assert _bot(conn, state.id) == (
+                *(state.version, state.registered, state.name, state.avatar_url, state.owner_id, state.bot_type),
+                *(state.rate_limit_per_hour, state.active, state.created_at, state.updated_at),
+            )
         if isinstance(state, Account) and recorded:
             assert _account(conn, subject_of(stream)) == _as_row(state)
             assert _punishments(conn, stream) == [
@@ -82,12 +87,20 @@ def test_the_tables_say_what_the_domain_says(conn: psycopg.Connection, history: 
             ]
 
 
+def _bot(conn: psycopg.Connection, bot_id: int) -> Any:
+    return conn.execute(
+        "select version, registered, name, avatar_url, owner_id, bot_type, rate_limit_per_hour, active, created_at,"
+        " updated_at from bots where bot_id = %s",
+        (bot_id,),
+    ).fetchone()
+
+
 def _account(conn: psycopg.Connection, subject: Subject) -> Any:
     common = "version, registered, avatar_url, prefix, tier, tier_until, tier_at, trial_used, created_at, updated_at"
     if subject.kind == "user":
         query = f"select {common}, username, level, level_at from profiles where user_id = %s"
     else:
-        query = f"select {common}, name, owner_id, owner_at from guilds where guild_id = %s"
+        query = f"select {common}, name, owner_id, owner_at, state_set from guilds where guild_id = %s"
     return conn.execute(query.encode(), (subject.id,)).fetchone()
 
 
@@ -98,7 +111,7 @@ def _as_row(state: Account) -> tuple[Any, ...]:
         case User():
             return (*common, state.username, state.level, state.level_since)
         case Guild():
-            return (*common, state.name, state.owner_id, state.owner_since)
+            return (*common, state.name, state.owner_id, state.owner_since, state.state_set)
     raise TypeError(state)
 
 

@@ -14,14 +14,15 @@ from modledger.domain.execute import execute
 from modledger.domain.importing import DiscordId, ImportPermission, ImportPunishment, ImportSubscription
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.domain.refusals import Refused
-from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, Guild, User, fold
-from modledger.projections import guilds, profile
+from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, Bot, Guild, User, fold
+from modledger.projections import bots, guilds, profile
 from modledger.projections.projector import Key, Projector, R
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 NAMES = UUID("0b9a3a52-0f0e-4d77-8a51-0a4a0f5b7a10")
 TARGETS = [Subject("user", 1), Subject("user", 2), Subject("guild", 3)]
+BOT = Subject("bot", 4)
 
 hours = st.integers(min_value=1, max_value=300)
 targets = st.sampled_from(TARGETS)
@@ -61,12 +62,27 @@ def steps(draw: st.DrawFn) -> tuple[Command, Actor]:
                 (commands.LiftPunishment(target=target, number=number, reason="why"), OPERATOR),
                 (commands.VoidPunishment(target=target, number=number, reason="why"), OPERATOR),
                 (commands.EraseSubject(target=target, reason="why"), OPERATOR),
+                (commands.SyncGuild(guild_id=3, name=f"name{number}", avatar_url=f"https://a/{tier}.png"), SYSTEM),
+                (commands.UpdateGuild(guild_id=3, owner_id=draw(st.none() | st.just(level)), state=tier % 2), OPERATOR),
+                *_about_bots(number, level, tier),
                 (ImportPunishment(punishment_type=kind, reason="old", expires_at=until, **past, **owned), OPERATOR),
                 (ImportSubscription(old_tier=0, new_tier=tier, expires_at=until, **past, **owned), OPERATOR),
                 (ImportPermission(old_level=0, new_level=level, reason="old", **past, **user), OPERATOR),
             ]
         )
     )
+
+
+def _about_bots(number: int, level: int, tier: int) -> list[tuple[Command, Actor]]:
+    name, limit = f"name{number}", number * 100
+    return [
+        (commands.RegisterBot(bot_id=4, name=name, owner_id=1 + level), OPERATOR),
+        (commands.UpdateBot(bot_id=4, name=name, owner_id=1 + tier), OPERATOR),
+        (commands.UpdateBot(bot_id=4, bot_type=max(tier, 1), rate_limit_per_hour=limit, is_active=level > 1), OPERATOR),
+        (commands.SyncBot(bot_id=4, avatar_url=f"https://a/{tier}.png"), Actor("bot", 4)),
+        (commands.RegenerateBotKey(bot_id=4), OPERATOR),
+        (commands.EraseSubject(target=BOT, reason="why"), OPERATOR),
+    ]
 
 
 @settings(max_examples=300)
@@ -86,6 +102,7 @@ def test_states_tiers_levels_and_names_are_the_same_in_decisions_and_in_read_tab
     now = moment(asked)
     happened = ledger.read(0, 10_000)
     profiles, blacklists = rows_of(profile.PROJECTOR, happened), rows_of(guilds.PROJECTOR, happened)
+    ferries = rows_of(bots.PROJECTOR, happened)
     for stream in {one.stream for one in happened}:
         target = subject_of(stream)
         state = fold(target, [one for one in happened if one.stream == stream])
@@ -102,11 +119,19 @@ def test_states_tiers_levels_and_names_are_the_same_in_decisions_and_in_read_tab
             assert (guilds.state(guild, now) == 2) == (state.active_punishment(GUILD_BLACKLIST, now) is not None)
             assert guilds.tier(guild, now) == state.tier_at(now)
             assert (guild.owner_id, guild.name, guild.prefix) == (state.owner_id, state.name, state.prefix)
+            assert guilds.state(guild, now) == 2 or guilds.state(guild, now) == state.state_set
+            assert (guild.avatar_url, guild.state_set) == (state.avatar_url, state.state_set)
             assert (guild.registered, guild.trial_used, guild.version) == (
                 state.registered,
                 state.trial_used,
                 state.version,
             )
+
+        if isinstance(state, Bot):
+            bot = ferries[(target.id,)]
+            assert (bot.registered, bot.active, bot.version) == (state.registered, state.active, state.version)
+            assert (bot.name, bot.avatar_url, bot.owner_id) == (state.name, state.avatar_url, state.owner_id)
+            assert (bot.bot_type, bot.rate_limit_per_hour) == (state.bot_type, state.rate_limit_per_hour)
 
 
 def rows_of(projector: Projector[R], happened: list[Recorded]) -> dict[Key, R]:
