@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from modledger.domain import events
+from modledger.domain import events, subjects
 from modledger.domain.envelope import Recorded
 from modledger.projections import standing
+from modledger.projections.fragments import code
 from modledger.projections.profile import name_key
 from modledger.projections.projector import Cursor, Key, Projector, Table
 
@@ -22,6 +23,7 @@ TABLE = Table(
         "name": "text",
         # Compared by its characters in any database, so that an index serves its order and its prefixes alike.
         "name_key": 'text collate "C" not null',
+        "name_code": "text not null",
         "avatar_url": "text",
         "owner_id": "bigint",
         "bot_type": "smallint not null",
@@ -36,9 +38,12 @@ TABLE = Table(
         "bots_owner": "(owner_id, active, created_at, bot_id) where registered",
         "bots_created": "(active, created_at, bot_id) where registered",
         # The search walks these once for each (active, type) that it wants; see bot_search.py.
-        "bots_name": "(active, bot_type, name_key, bot_id) where registered",
-        "bots_owner_name": "(owner_id, active, bot_type, name_key, bot_id) where registered",
+        "bots_cells": "(active, bot_type, name_key, bot_id) where registered",
+        "bots_owner_cells": "(owner_id, active, bot_type, name_key, bot_id) where registered",
+        # Whether any name begins with this.
+        "bots_name": "(name_key, bot_id)",
     },
+    fragments={"bots_name_code": "using gin (name_code gin_trgm_ops)"},
     options="with (fillfactor = 85)",
 )
 
@@ -59,7 +64,8 @@ COUNTS = Table(
 
 class Bot(msgspec.Struct, frozen=True, kw_only=True):
     """A row. ``id`` is the position of the stream's first event; the limit is in requests an hour. ``name_key`` is the
-    form under which the name is found, empty without one. A key that was made at a version of the stream below
+    form under which the name is found and ``name_code`` that in which fragments of it are (fragments.py), both empty
+    without a name. A key that was made at a version of the stream below
     ``keys_from`` is void."""
 
     bot_id: int
@@ -68,6 +74,7 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
     registered: bool = False
     name: str | None = None
     name_key: str = ""
+    name_code: str = ""
     avatar_url: str | None = None
     owner_id: int | None = None
     bot_type: int = 3
@@ -126,7 +133,8 @@ def fold(rows: Mapping[Key, Bot], recorded: Recorded) -> Sequence[Bot]:
 
 def _named(name: str) -> dict[str, Any]:
     known = standing.unless_erased(name)
-    return {"name": known, "name_key": "" if known is None else name_key(known)}
+    key = "" if known is None else name_key(known)
+    return {"name": known, "name_key": key, "name_code": code(key)}
 
 
 def count(cursor: Cursor, changes: Sequence[tuple[Bot | None, Bot]]) -> None:
@@ -267,7 +275,7 @@ def statistics(line: Sequence[Any]) -> Statistics:
     return Statistics(position=position or 0, total=total, official=official, verified=verified, community=community)
 
 
-def bot_of(columns: Sequence[Any]) -> Bot | None:
+def row_of(columns: Sequence[Any]) -> Bot | None:
     """The row Struct from the columns of ``COLUMNS``; None where they are all null."""
     return None if columns[0] is None else Bot(**dict(zip(TABLE.columns, columns, strict=True)))
 
@@ -275,7 +283,7 @@ def bot_of(columns: Sequence[Any]) -> Bot | None:
 def owned_or_none(line: Sequence[Any]) -> Owned | None:
     """REPORTED and COLUMNS as one; None where there is no bot."""
     guilds, users, latency_ms, last_activity_at, *columns = line
-    bot = bot_of(columns)
+    bot = row_of(columns)
     return None if bot is None else Owned(bot, guilds, users, latency_ms, last_activity_at)
 
 
@@ -284,3 +292,37 @@ def owned(line: Sequence[Any]) -> Owned:
     found = owned_or_none(line)
     assert found is not None
     return found
+
+
+# -- for the answers of commands, which need no projector to have come that far
+
+# $1 bot id: the position of its stream's first event, and guilds, users, latency, last activity as bot_activity has
+# them, null before its first report. ledger_pkey, bot_activity_pkey
+BESIDE = """
+    select (select notification_id from ledger where originator_id = 'bot:' || $1::bigint and originator_version = 1),
+        a.guilds, a.users, a.latency_ms, a.last_activity_at
+    from (select 1) always left join bot_activity a on a.bot_id = $1
+"""
+
+
+def owned_after(bot: subjects.Bot, line: Sequence[Any]) -> Owned:
+    """What the projector makes of the same events, and the only line of BESIDE. ``keys_from``, which no answer shows,
+    is 0 in it."""
+    position, guilds, users, latency_ms, last_activity_at = line
+    assert bot.created_at is not None
+    assert bot.updated_at is not None
+    row = Bot(
+        bot_id=bot.id,
+        id=position,
+        version=bot.version,
+        registered=bot.registered,
+        **_named(events.ERASED if bot.name is None else bot.name),
+        avatar_url=bot.avatar_url,
+        owner_id=bot.owner_id,
+        bot_type=bot.bot_type,
+        rate_limit_per_hour=bot.rate_limit_per_hour,
+        active=bot.active,
+        created_at=bot.created_at,
+        updated_at=bot.updated_at,
+    )
+    return Owned(row, guilds or 0, users or 0, latency_ms, last_activity_at or row.created_at)

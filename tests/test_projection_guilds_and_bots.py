@@ -118,6 +118,7 @@ def test_a_bot_is_registered_renamed_and_erased() -> None:
         registered=True,
         name="HELPER",
         name_key="helper",
+        name_code="helper",
         avatar_url=None,
         owner_id=7,
         bot_type=2,
