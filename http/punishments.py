@@ -1,4 +1,4 @@
-"""Punishments: how a row or a state becomes a record, the commands that issue, lift and amend, the reads of one."""
+"""Punishments: how a row or a state becomes a record, the commands that issue them, the reads of one."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,6 @@ from modledger.domain import commands, events
 from modledger.domain.commands import Command
 from modledger.domain.envelope import Actor, Recorded, Subject, subject_of
 from modledger.domain.execute import Outcome
-from modledger.domain.ledger import Ledger
 from modledger.domain.subjects import ADMIN, MODERATOR, Account, Punishment
 from modledger.http.answers import Made, carry_out, reply, required_position
 from modledger.http.endpoints import STAFF, AnyRequest, command, read
@@ -47,13 +46,6 @@ PUNISHMENT_EXAMPLE = {
     "created_at": "2026-01-15T12:00:00Z",
     "updated_at": "2026-01-15T12:00:00Z",
 }
-_LIFTED = {
-    **PUNISHMENT_EXAMPLE,
-    "is_lifted": True,
-    "lifted_at": "2026-02-01T09:30:00Z",
-    "discord_lifted_by_id": "999888777666555444",
-    "updated_at": "2026-02-01T09:30:00Z",
-}
 
 
 class ReasonBody(msgspec.Struct, kw_only=True):
@@ -78,13 +70,6 @@ class BanBody(msgspec.Struct, kw_only=True):
     replace: bool = False
 
 
-class AmendBody(msgspec.Struct, kw_only=True):
-    """At least one of both; ``expires_at`` null makes a ban permanent."""
-
-    reason: Reason | msgspec.UnsetType = msgspec.UNSET
-    expires_at: BodyMoment | msgspec.UnsetType | None = msgspec.UNSET
-
-
 # -- records
 
 
@@ -106,7 +91,8 @@ def punishment_view(row: punishments.Punishment, now: datetime) -> PunishmentVie
     )
 
 
-def _view_of_state(of: Subject, punishment: Punishment) -> PunishmentView:
+def view_of_state(of: Subject, punishment: Punishment) -> PunishmentView:
+    """The search record of a punishment as its stream has it."""
     ending = punishment.ending
     lifted = ending if ending is not None and ending.kind != "lapsed" else None
     return PunishmentView(
@@ -125,7 +111,8 @@ def _view_of_state(of: Subject, punishment: Punishment) -> PunishmentView:
     )
 
 
-def _issued(outcome: Outcome) -> Made:
+def issued(outcome: Outcome) -> Made:
+    """The answer to a command that issued a punishment, and the version of its target."""
     issuing = next(recorded for recorded in outcome.events if isinstance(recorded.event, events.Issued))
     of, account = subject_of(issuing.stream), outcome.subject
     assert isinstance(account, Account)
@@ -144,26 +131,9 @@ def _issued(outcome: Outcome) -> Made:
     return view, account.version
 
 
-def _changed(outcome: Outcome) -> Made:
-    last = outcome.events[-1]
-    account = outcome.subject
-    assert isinstance(account, Account)
-    assert isinstance(last.event, events.PunishmentLifted | events.PunishmentAmended)
-    punishment = account.punishments[last.event.number]
-    return _view_of_state(subject_of(last.stream), punishment), punishment.version
-
-
-def _located(ledger: Ledger, punishment_id: int) -> Recorded:
-    """The event that issued the punishment. Raises Problem 404 where there is none."""
-    recorded = ledger.at(punishment_id)
-    if recorded is None or not isinstance(recorded.event, events.Issued):
-        raise Problem(404, "Punishment not found")
-    return recorded
-
-
 # -- commands
 
-_ISSUED = {
+ISSUED_EXAMPLE = {
     "user_discord_id": "123456789012345678",
     "guild_discord_id": None,
     "punishment_type": "BAN",
@@ -174,14 +144,27 @@ _ISSUED = {
     "updated_at": "2026-01-15T12:00:00Z",
     "id": 42,
 }
-_GUILD_ISSUED = {**_ISSUED, "user_discord_id": None, "guild_discord_id": "876543210987654321"}
+_GUILD_ISSUED = {**ISSUED_EXAMPLE, "user_discord_id": None, "guild_discord_id": "876543210987654321"}
 _STALE = {412: "The record has changed since: it is at version 8"}
 _REASON = {"reason": "Terms of service violation"}
 _ACTIVE = "User 123456789012345678 already has an active ban: punishment 42"
 
 
+def timeout(user_id: int, data: TimeoutBody) -> commands.IssueTimeout:
+    """The command that the body asks for."""
+    return commands.IssueTimeout(
+        user_id=user_id, reason=data.reason, expires_at=data.expires_at.astimezone(UTC), replace=data.replace
+    )
+
+
+def ban(target: Subject, data: BanBody) -> commands.IssueBan:
+    """The command that the body asks for."""
+    expires_at = None if data.expires_at is None else data.expires_at.astimezone(UTC)
+    return commands.IssueBan(target=target, reason=data.reason, expires_at=expires_at, replace=data.replace)
+
+
 async def _issue(request: AnyRequest, issue: Command) -> Response[Any]:
-    return await carry_out(request, lambda: issue, _issued)
+    return await carry_out(request, lambda: issue, issued)
 
 
 @command(
@@ -190,7 +173,7 @@ async def _issue(request: AnyRequest, issue: Command) -> Response[Any]:
     summary="Warn a user",
     access=STAFF[MODERATOR],
     tag="Punishments",
-    example={**_ISSUED, "punishment_type": "WARNING"},
+    example={**ISSUED_EXAMPLE, "punishment_type": "WARNING"},
     body_example=_REASON,
     errors=_STALE,
     tagged=True,
@@ -222,7 +205,7 @@ async def warn_guild(
     summary="Time a user out, for at most 28 days",
     access=STAFF[MODERATOR],
     tag="Punishments",
-    example={**_ISSUED, "punishment_type": "TIMEOUT", "expires_at": "2026-01-16T12:00:00Z"},
+    example={**ISSUED_EXAMPLE, "punishment_type": "TIMEOUT", "expires_at": "2026-01-16T12:00:00Z"},
     body_example={**_REASON, "expires_at": "2026-01-16T12:00:00Z"},
     errors={**_STALE, 409: "User 123456789012345678 already has an active timeout: punishment 42"},
     tagged=True,
@@ -230,12 +213,7 @@ async def warn_guild(
 async def time_out_user(
     request: AnyRequest, user_id: UserId, data: JSONBody[TimeoutBody]
 ) -> Response[PunishmentIssuedView]:
-    return await _issue(
-        request,
-        commands.IssueTimeout(
-            user_id=user_id, reason=data.reason, expires_at=data.expires_at.astimezone(UTC), replace=data.replace
-        ),
-    )
+    return await _issue(request, timeout(user_id, data))
 
 
 @command(
@@ -244,13 +222,13 @@ async def time_out_user(
     summary="Ban a user, for ever or until a time",
     access=STAFF[ADMIN],
     tag="Punishments",
-    example=_ISSUED,
+    example=ISSUED_EXAMPLE,
     body_example=_REASON,
     errors={**_STALE, 409: _ACTIVE},
     tagged=True,
 )
 async def ban_user(request: AnyRequest, user_id: UserId, data: JSONBody[BanBody]) -> Response[PunishmentIssuedView]:
-    return await _issue(request, _ban(Subject("user", user_id), data))
+    return await _issue(request, ban(Subject("user", user_id), data))
 
 
 @command(
@@ -267,61 +245,7 @@ async def ban_user(request: AnyRequest, user_id: UserId, data: JSONBody[BanBody]
 async def blacklist_guild(
     request: AnyRequest, guild_id: GuildId, data: JSONBody[BanBody]
 ) -> Response[PunishmentIssuedView]:
-    return await _issue(request, _ban(Subject("guild", guild_id), data))
-
-
-def _ban(target: Subject, data: BanBody) -> commands.IssueBan:
-    expires_at = None if data.expires_at is None else data.expires_at.astimezone(UTC)
-    return commands.IssueBan(target=target, reason=data.reason, expires_at=expires_at, replace=data.replace)
-
-
-@command(
-    "/v1/admin/punishments/{punishment_id:str}/lift",
-    operation_id="lift_punishment",
-    summary="End an active punishment: a moderator what they issued, an admin what they outrank",
-    access=STAFF[MODERATOR],
-    tag="Punishments",
-    example=_LIFTED,
-    body_example={"reason": "Appeal accepted"},
-    errors={**_STALE, 404: "Punishment not found", 409: "Punishment 42 has already ended (lifted)"},
-    tagged=True,
-)
-async def lift_punishment(
-    request: AnyRequest, punishment_id: PunishmentId, data: JSONBody[ReasonBody]
-) -> Response[PunishmentView]:
-    ledger = services(request).ledger
-
-    def lift() -> Command:
-        issuing = _located(ledger, punishment_id)
-        return commands.LiftPunishment(target=subject_of(issuing.stream), number=issuing.version, reason=data.reason)
-
-    return await carry_out(request, lift, _changed)
-
-
-@command(
-    "/v1/admin/punishments/{punishment_id:str}/amend",
-    operation_id="amend_punishment",
-    summary="Change reason or end of an active punishment; the old values stay in its history",
-    access=STAFF[MODERATOR],
-    tag="Punishments",
-    example={**PUNISHMENT_EXAMPLE, "reason": "Ban evasion", "updated_at": "2026-01-15T12:05:00Z"},
-    body_example={"reason": "Ban evasion"},
-    errors={**_STALE, 404: "Punishment not found", 409: "Punishment 42 already has this reason and end"},
-    tagged=True,
-)
-async def amend_punishment(
-    request: AnyRequest, punishment_id: PunishmentId, data: JSONBody[AmendBody]
-) -> Response[PunishmentView]:
-    ledger = services(request).ledger
-    end = data.expires_at.astimezone(UTC) if isinstance(data.expires_at, datetime) else data.expires_at
-
-    def amend() -> Command:
-        issuing = _located(ledger, punishment_id)
-        return commands.AmendPunishment(
-            target=subject_of(issuing.stream), number=issuing.version, reason=data.reason, expires_at=end
-        )
-
-    return await carry_out(request, amend, _changed)
+    return await _issue(request, ban(Subject("guild", guild_id), data))
 
 
 # -- one record
@@ -456,8 +380,6 @@ HANDLERS = [
     time_out_user,
     ban_user,
     blacklist_guild,
-    lift_punishment,
-    amend_punishment,
     get_punishment,
     get_punishment_history,
 ]
