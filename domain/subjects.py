@@ -1,7 +1,8 @@
 """What a stream adds up to: users, guilds, bots, their punishments and subscriptions, and the fold that builds them.
 
-The folds are date-safe: an import may append events older than those already there. Level and tier follow the event
-with the latest date (of two with the same date the later in the ledger); ends of punishments go by number.
+The folds are date-safe: an import may append events older than those already there. Level, tier and the owner of a
+guild follow the event with the latest date (of two with the same date the later in the ledger); ends of punishments go
+by number. The rest follows the ledger: no import changes it, and a bot's stream begins with its registration.
 """
 
 from collections.abc import Iterable

@@ -17,6 +17,7 @@ from tests.scenario import (
     NOBODY,
     NOW,
     OTHER_ADMIN,
+    OTHER_OWNER,
     OWNER,
     SECOND,
     Happened,
@@ -216,6 +217,55 @@ def test_a_bot_or_a_nameless_user_may_do_nothing_of_the_staffs(least: int, comma
         assert tried.refused is None
     else:
         tried.then_refused(Forbidden, "This needs a user's session")
+
+
+STAFF_AND_MACHINES = {"Admin", "Owner", "system", "operator"}
+BOTS = {"bot", "the bot itself", "bot without an id"}
+WHO_MAY: list[tuple[Command, set[str]]] = [
+    (commands.UpdateGuild(guild_id=200, name="Pier"), STAFF_AND_MACHINES | BOTS),
+    (commands.UpdateGuild(guild_id=200, owner_id=1), STAFF_AND_MACHINES | BOTS),
+    (commands.UpdateGuild(guild_id=200, owner_id=None), STAFF_AND_MACHINES | BOTS),
+    (commands.UpdateGuild(guild_id=200, state=1), STAFF_AND_MACHINES),
+    (commands.UpdateGuild(guild_id=200, name="Pier", owner_id=1, state=1), STAFF_AND_MACHINES),
+    (commands.SyncGuild(guild_id=200, name="Pier"), BOTS | {"system", "operator"}),
+    (commands.SyncGuild(guild_id=201, name="Pier"), BOTS | {"system", "operator"}),
+    (commands.RegisterBot(bot_id=301, name="Barge", owner_id=1), STAFF_AND_MACHINES),
+    (commands.UpdateBot(bot_id=300, name="Barge"), STAFF_AND_MACHINES),
+    (commands.UpdateBot(bot_id=300, owner_id=1), STAFF_AND_MACHINES),
+    (commands.UpdateBot(bot_id=300, bot_type=1), STAFF_AND_MACHINES),
+    (commands.UpdateBot(bot_id=300, rate_limit_per_hour=1), STAFF_AND_MACHINES),
+    (commands.UpdateBot(bot_id=300, is_active=False), STAFF_AND_MACHINES),
+    (commands.RegenerateBotKey(bot_id=300), STAFF_AND_MACHINES),
+    (commands.SyncBot(bot_id=300, avatar_url="https://a/1.png"), {"the bot itself"}),
+]
+EVERYBODY = {
+    "nobody": NOBODY,
+    "User": Actor("user", 50),
+    "Moderator": MODERATOR,
+    "Admin": ADMIN,
+    "Owner": OWNER,
+    "banned Owner": OTHER_OWNER,
+    "the guild's owner": Actor("user", 2),
+    "the bot's owner": Actor("user", 3),
+    "user without an id": Actor("user"),
+    "bot": BOT,
+    "the bot itself": Actor("bot", 300),
+    "bot without an id": Actor("bot"),
+    "system": SYSTEM,
+    "operator": OPERATOR,
+}
+
+
+@pytest.mark.parametrize(("command", "allowed"), WHO_MAY, ids=str)
+@pytest.mark.parametrize("who", EVERYBODY)
+def test_guilds_and_bots_are_changed_by_those_in_the_table_only(command: Command, allowed: set[str], who: str) -> None:
+    scenario = given(*STANDING, has_level(50, 0), is_banned(OTHER_OWNER.id or 0))
+    tried = scenario.when(command, by=EVERYBODY[who])
+    if who in allowed:
+        assert tried.refused is None
+        assert len(tried.decided) >= 1
+    else:
+        assert isinstance(tried.refused, Forbidden)
 
 
 def test_the_system_changes_no_level_and_erases_nobody() -> None:

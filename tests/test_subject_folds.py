@@ -39,6 +39,18 @@ def folded(*facts: Happened) -> User | Guild | Bot:
     )
 
 
+def guild_of(*facts: Happened) -> Guild:
+    state = folded(*facts)
+    assert isinstance(state, Guild)
+    return state
+
+
+def bot_of(*facts: Happened) -> Bot:
+    state = folded(*facts)
+    assert isinstance(state, Bot)
+    return state
+
+
 def user_of(*facts: Happened) -> User:
     state = folded(*facts)
     assert isinstance(state, User)
@@ -119,6 +131,15 @@ def test_the_owner_of_a_guild_follows_the_date_and_not_the_place_in_the_ledger()
     state = folded(sold, registered)
     assert isinstance(state, Guild)
     assert (state.owner_id, state.name, state.created_at) == (8, "Harbour", NOW - DAY)
+
+
+def test_an_older_change_of_a_guilds_owner_does_not_take_it_from_the_present_one() -> None:
+    registered = happened(guild(2), events.GuildRegistered(name="Harbour", owner_id=7), at=NOW - 5 * DAY)
+    to_eight = happened(guild(2), events.GuildOwnerChanged(old_owner_id=7, owner_id=8), at=NOW)
+    to_nobody = happened(guild(2), events.GuildOwnerChanged(old_owner_id=7, owner_id=None), at=NOW - DAY)
+    assert guild_of(registered, to_eight, to_nobody).owner_id == 8
+    assert guild_of(registered, to_nobody, to_eight).owner_id == 8
+    assert guild_of(registered, to_nobody).owner_id is None
 
 
 def test_the_end_of_an_older_punishment_finds_it_by_its_number() -> None:
@@ -221,3 +242,53 @@ def test_an_erased_guild_or_bot_keeps_its_owner() -> None:
     assert isinstance(ferry, Bot)
     assert (harbour.registered, harbour.name, harbour.owner_id) == (False, None, 7)
     assert (ferry.registered, ferry.name, ferry.owner_id) == (False, None, 7)
+
+
+# -- guilds and bots
+
+
+def test_a_guild_has_the_picture_and_the_state_that_it_was_given_last() -> None:
+    inactive = (
+        happened(guild(2), events.GuildRegistered(name="Harbour", avatar_url="https://a/1.png")),
+        happened(guild(2), events.GuildAvatarChanged(old_avatar_url="https://a/1.png", avatar_url="https://a/2.png")),
+        happened(guild(2), events.GuildStateChanged(old_state=0, state=1)),
+    )
+    active = happened(guild(2), events.GuildStateChanged(old_state=1, state=0))
+    assert (guild_of(*inactive[:1]).state_set, guild_of(*inactive).state_set) == (0, 1)
+    assert guild_of(*inactive).avatar_url == "https://a/2.png"
+    assert guild_of(*inactive, active).state_set == 0
+
+
+def test_a_guild_that_is_erased_and_registered_anew_is_still_inactive() -> None:
+    state = guild_of(
+        happened(guild(2), events.GuildStateChanged(old_state=0, state=1)),
+        happened(guild(2), events.SubjectErased(reason="asked for")),
+        happened(guild(2), events.GuildRegistered(name="Harbour")),
+    )
+    assert (state.registered, state.state_set) == (True, 1)
+
+
+BOT_CHANGES = (
+    happened(bot(3), events.BotRegistered(name="Ferry", owner_id=7)),
+    happened(bot(3), events.BotAvatarChanged(old_avatar_url=None, avatar_url="https://a/2.png")),
+    happened(bot(3), events.BotOwnerChanged(old_owner_id=7, owner_id=8)),
+    happened(bot(3), events.BotTypeChanged(old_bot_type=3, bot_type=1)),
+    happened(bot(3), events.BotRateLimitChanged(old_rate_limit_per_hour=1000, rate_limit_per_hour=5)),
+    happened(bot(3), events.BotDeactivated()),
+    happened(bot(3), events.BotKeyRegenerated()),
+)
+
+
+def test_a_bot_is_what_it_was_made_last() -> None:
+    state = bot_of(*BOT_CHANGES)
+    assert (state.avatar_url, state.owner_id, state.bot_type) == ("https://a/2.png", 8, 1)
+    assert (state.rate_limit_per_hour, state.active, state.version) == (5, False, 7)
+    assert bot_of(*BOT_CHANGES, happened(bot(3), events.BotActivated())).active
+
+
+def test_a_bot_that_is_registered_anew_is_active_and_as_it_is_registered() -> None:
+    erased = happened(bot(3), events.SubjectErased(reason="asked for"))
+    assert (bot_of(*BOT_CHANGES, erased).owner_id, bot_of(*BOT_CHANGES, erased).active) == (8, False)
+    state = bot_of(*BOT_CHANGES, erased, BOT_CHANGES[0])
+    assert (state.registered, state.active, state.owner_id) == (True, True, 7)
+    assert (state.bot_type, state.rate_limit_per_hour, state.avatar_url) == (3, 1000, None)
