@@ -31,6 +31,7 @@ from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BODY_LIMIT, answer_error
 from modledger.http.openapi import ClosedBodies, openapi_config
+from modledger.http.rate_limits import RateLimiter, limits
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
 from modledger.http.services import Services, utc_now
@@ -57,6 +58,8 @@ def create_app(
         )
         reader = Reader(conninfo, settings.read_connections)
         desk = Reader(conninfo, DESK_CONNECTIONS)
+        # One: two of them would wait for each other's rows.
+        counts = Reader(conninfo, 1, forgetful=True)
         sealing = Sealing(master_key)
         kept = idempotency.Keys(conninfo, desk, sealing)
         app.state["services"] = Services(
@@ -73,6 +76,8 @@ def create_app(
             checkpoints=Coalesced(reader, freshness.CHECKPOINTS),
             sealing=sealing,
             keys=kept,
+            limits=limits(settings),
+            limiter=RateLimiter(counts, clock),
             fragments=await fragments.indexed(reader),
         )
         try:
@@ -81,6 +86,7 @@ def create_app(
             await kept.close()
             await reader.close()
             await desk.close()
+            await counts.close()
             await to_thread.run_sync(ledger.close)
 
     origins = allowed_origins(settings)

@@ -17,6 +17,7 @@ from modledger.domain.execute import Outcome, execute
 from modledger.domain.refusals import Conflict, NotFound
 from modledger.http import freshness
 from modledger.http.answers import answer_once, context_of
+from modledger.http.client_address import client_ip, client_ip_or_unknown
 from modledger.http.endpoints import BOT, NOBODY, OWN, AnyRequest, command
 from modledger.http.errors import bad, unauthenticated
 from modledger.http.idempotency import Answer
@@ -29,8 +30,6 @@ from modledger.http.services import services
 from modledger.http.sessions import (
     FORGET,
     OPEN,
-    client_ip,
-    client_ip_or_unknown,
     cookie,
     current_user,
     hash_of,

@@ -1,7 +1,7 @@
 """The two kinds of operation, ``read`` and ``command``: who is let in, the strict check, what the documentation says.
 
-The order of refusals is the same everywhere: who (401), whether (403), then what (415, 413, 400), and only then the
-record (404, 409, 412).
+The order of refusals is the same everywhere: too often (429), who (401), whether (403), then what (415, 413, 400), and
+only then the record (404, 409, 412).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,9 +15,11 @@ from modledger.domain.rank import ACCESS
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import parameters
+from modledger.http.client_address import client_address
 from modledger.http.errors import BODY_LIMIT, Problem, too_large
-from modledger.http.keys import authenticate_bot
+from modledger.http.keys import Caller, authenticate_bot
 from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, Who, error_responses
+from modledger.http.rate_limits import HOUR_S, Kind, Limit, bot_key, client_key, kind_of
 from modledger.http.services import services
 from modledger.http.sessions import authenticate, authenticate_any
 
@@ -58,7 +60,14 @@ def read(
 ) -> HTTPRouteHandler:
     """GET. ``start`` may put a query on its way before it is known who asks; ``tagged``: a single record with an ETag;
     ``own_503``: the example of a 503 that is no error answer."""
-    statuses = {400: "unknown parameter: foo", **_who_statuses(access, "GET"), **_SERVER, **(errors or {})}
+    kind = kind_of(path, for_bots=access.who == "bot")
+    statuses = {
+        400: "unknown parameter: foo",
+        **_who_statuses(access, "GET"),
+        **_often_statuses(kind),
+        **_SERVER,
+        **(errors or {}),
+    }
     if tagged:
         statuses[304] = ""
     if own_503 is not None:
@@ -75,7 +84,7 @@ def read(
     )
     return get(
         path,
-        before_request=_admission(access, start),
+        before_request=_admission(access, kind, start),
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
@@ -100,12 +109,14 @@ def command(
 ) -> HTTPRouteHandler:
     """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event. ``body_limit`` in bytes,
     a multiple of 1024; api.md gives 64 KiB, which the longest lists that it allows do not fit in."""
+    kind = kind_of(path if isinstance(path, str) else path[0], for_bots=access.who == "bot")
     statuses = {
         400: "reason is required",
         409: "Idempotency-Key was already used with another request",
         413: too_large(body_limit),
         415: "Content-Type must be application/json",
         **_who_statuses(access, "POST"),
+        **_often_statuses(kind),
         **_SERVER,
         **(errors or {}),
     }
@@ -123,7 +134,7 @@ def command(
         path,
         status_code=200,
         request_max_body_size=body_limit,
-        before_request=_admission(access, None),
+        before_request=_admission(access, kind, None),
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
@@ -150,24 +161,59 @@ def _who_statuses(access: Access, method: str) -> dict[int, str]:
     return statuses
 
 
-def _admission(access: Access, start: Callable[[AnyRequest], None] | None) -> Callable[[AnyRequest], Awaitable[None]]:
+def _often_statuses(kind: Kind | None) -> dict[int, str]:
+    return {429: "Too many requests"} if kind else {}
+
+
+def _admission(
+    access: Access, kind: Kind | None, start: Callable[[AnyRequest], None] | None
+) -> Callable[[AnyRequest], Awaitable[None]]:
     async def admit(request: AnyRequest) -> None:
+        counted = None if kind is None else _count_client(request, kind)
         if start is not None:
             start(request)
-        match access.who:
-            case "session":
-                await authenticate(request, access.level, restricted_too=access.restricted_too)
-            case "bot":
-                await authenticate_bot(request)
-            case "public" | "open":
-                await authenticate_any(request, required=access.who == "public")
-            case "none":
-                pass
+        try:
+            await _authenticate(request, access)
+        except Exception:
+            # Who asks too often is told nothing else.
+            if counted is not None:
+                await counted
+            raise
+        if counted is not None:
+            await counted
+        await _count_bot(request)
         if request.method == "POST" and access.who != "bot":
             check_origin(request)
         await parameters.check(request)
 
     return admit
+
+
+async def _authenticate(request: AnyRequest, access: Access) -> None:
+    match access.who:
+        case "session":
+            await authenticate(request, access.level, restricted_too=access.restricted_too)
+        case "bot":
+            await authenticate_bot(request)
+        case "public" | "open":
+            await authenticate_any(request, required=access.who == "public")
+        case "none":
+            pass
+
+
+def _count_client(request: AnyRequest, kind: Kind) -> Awaitable[None] | None:
+    """Puts the count on its way, beside the question who asks. Raises Problem 429, now or when awaited."""
+    has = services(request)
+    limit = has.limits.get(kind)
+    return None if limit is None else has.limiter.start(client_key(kind, client_address(request)), limit)
+
+
+async def _count_bot(request: AnyRequest) -> None:
+    # Only once its key is known to be good, or anybody could use up what a bot has.
+    caller = request.scope.get("user")
+    if isinstance(caller, Caller) and caller.bot_id is not None and caller.rate_limit_per_hour is not None:
+        limit = Limit(caller.rate_limit_per_hour, HOUR_S)
+        await services(request).limiter.start(bot_key(caller.bot_id), limit)
 
 
 def check_origin(request: AnyRequest) -> None:

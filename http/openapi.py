@@ -160,6 +160,7 @@ _STATUSES = {
     412: "The record has changed since the version in If-Match",
     413: "The body is too large",
     415: "The body is not announced as JSON",
+    429: "Too many requests of this client, or of this bot, for now",
     500: "Unexpected; the details are in the server's log under the correlation id",
     501: "A fragment is searched for, and the database has no pg_trgm",
     503: "The database cannot be reached, or the answer would not be fresh enough",
@@ -179,8 +180,8 @@ def _headers(said: Documented, status: int) -> dict[str, OpenAPIHeader | Referen
     if status == 200 and (said.reads or said.commands):
         what = "The answer is at least as fresh as this." if said.reads else "Of the command's last event."
         headers[freshness.HEADER] = _header(OpenAPIType.INTEGER, f"A position of the ledger. {what}")
-    if status == 503:
-        headers["Retry-After"] = _header(OpenAPIType.INTEGER, "Seconds.")
+    if status in (429, 503):
+        headers["Retry-After"] = _header(OpenAPIType.INTEGER, "Seconds.", minimum=1)
     return headers
 
 

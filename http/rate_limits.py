@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 import msgspec
 
 from modledger.domain.settings import Settings
-from modledger.http.client_address import Address
 from modledger.http.errors import Problem, Unavailable
 from modledger.http.reader import Reader
 
@@ -105,7 +104,7 @@ def kind_of(path: str, *, for_bots: bool) -> Kind | None:
     return "staff" if path.startswith("/v1/admin/") else "public"
 
 
-def client_key(kind: Kind, address: Address | None) -> str:
+def client_key(kind: Kind, address: IPv4Address | IPv6Address | None) -> str:
     """The key of a client's bucket. A network of 64 bits is what one IPv6 client has at the least (RFC 6177), so it
     counts as one; so do all peers without an address."""
     if isinstance(address, IPv6Address):

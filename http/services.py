@@ -1,6 +1,6 @@
 """What every handler works with: one of each for a server process, reached through the request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +10,7 @@ from litestar import Request
 from modledger.domain.ledger import Ledger
 from modledger.domain.settings import Settings
 from modledger.http.idempotency import Keys
+from modledger.http.rate_limits import Kind, Limit, RateLimiter
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
 
@@ -33,6 +34,9 @@ class Services:
     checkpoints: Coalesced[str]
     sealing: Sealing
     keys: Keys
+    # What a client may ask in a minute, by kind of operation, and who counts it.
+    limits: Mapping[Kind, Limit]
+    limiter: RateLimiter
     fragments: bool
 
 

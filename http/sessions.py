@@ -1,7 +1,6 @@
 """Sessions: the cookie, its token, and who stands behind it, read anew at every request (api.md §2 and §4)."""
 
 import hashlib
-import ipaddress
 import secrets
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +25,6 @@ SUFFIX_LENGTH = 6
 # 32 bytes in URL-safe base64; anything longer was never given out by us.
 _LONGEST_TOKEN = 64
 _LONGEST_AGENT = 512
-_UNKNOWN_IP = "0.0.0.0"  # noqa: S104 - what history shows for a peer without an address, such as a Unix socket
 
 # $1 bytea[] of token hashes. Beside the session: the last position that the user wrote over HTTP (ledger_http_writes),
 # the last of the user's own stream (ledger_pkey), and the profile with its checkpoint in the same snapshot.
@@ -166,19 +164,6 @@ def token_of(request: Request[Any, Any, Any]) -> str | None:
                 token = value.strip().strip('"')
                 return token if 0 < len(token) <= _LONGEST_TOKEN else None
     return None
-
-
-def client_ip(request: Request[Any, Any, Any]) -> str | None:
-    """The address of the peer; None for one without, such as a Unix socket."""
-    try:
-        return str(ipaddress.ip_address(request.client.host)) if request.client else None
-    except ValueError:
-        return None
-
-
-def client_ip_or_unknown(request: Request[Any, Any, Any]) -> str:
-    """As ``client_ip``, with 0.0.0.0 for none."""
-    return client_ip(request) or _UNKNOWN_IP
 
 
 def user_agent(request: Request[Any, Any, Any]) -> str:
