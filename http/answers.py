@@ -19,7 +19,7 @@ from modledger.http.etags import etag, expected_version, require_tags, unchanged
 from modledger.http.idempotency import HEADER, Answer, Asked, read_key
 from modledger.http.keys import Caller
 from modledger.http.parameters import listed_header, one_header, read_body
-from modledger.http.services import services
+from modledger.http.services import Services, services
 from modledger.http.sessions import Viewer
 
 Made = tuple[object, int | None]
@@ -94,20 +94,46 @@ async def carry_out(
     """Executes a command of the session's user, or of the bot, in a thread and answers what ``view`` makes of its
     outcome: the body, and the version for its ETag. ``command`` is made there too, so it may ask the ledger."""
     has = services(request)
-    actor = actor_of(request)
-    if_match = listed_header(request, "If-Match")
-    # Outside, so that a mistake in writing is not kept under the request's Idempotency-Key.
-    require_tags("If-Match", if_match)
+    execute_command = _executor(request)
 
     def act(command_id: UUID) -> Answer:
-        context = context_of(request, actor, command_id, expected_version(if_match))
-        outcome = execute(has.ledger, command(), context)
-        made, version = view(outcome)
-        body = msgspec.json.encode(made)
-        # Nothing to change: then what the answer says is contained in all there is.
-        headers = {freshness.HEADER: str(outcome.position or has.ledger.head())}
-        if version is not None:
-            headers["ETag"] = etag(version, body)
-        return Answer(status=200, body=body, headers=headers)
+        outcome = execute_command(command(), command_id)
+        return _done(has, outcome, *view(outcome))
 
-    return await answer_once(request, str(actor), lambda command_id: to_thread.run_sync(act, command_id))
+    return await answer_once(request, str(actor_of(request)), lambda command_id: to_thread.run_sync(act, command_id))
+
+
+async def carry_out_then(
+    request: AnyRequest, command: Command, view: Callable[[Outcome], Awaitable[Made]]
+) -> Response[Any]:
+    """As ``carry_out``, for a ``view`` that has more to read or to do than the ledger knows of."""
+    has = services(request)
+    execute_command = _executor(request)
+
+    async def act(command_id: UUID) -> Answer:
+        outcome = await to_thread.run_sync(execute_command, command, command_id)
+        made, version = await view(outcome)
+        return await to_thread.run_sync(_done, has, outcome, made, version)
+
+    return await answer_once(request, str(actor_of(request)), act)
+
+
+def _executor(request: AnyRequest) -> Callable[[Command, UUID], Outcome]:
+    if_match = listed_header(request, "If-Match")
+    # Now, so that a mistake in writing is not kept under the request's Idempotency-Key.
+    require_tags("If-Match", if_match)
+
+    def execute_command(command: Command, command_id: UUID) -> Outcome:
+        context = context_of(request, actor_of(request), command_id, expected_version(if_match))
+        return execute(services(request).ledger, command, context)
+
+    return execute_command
+
+
+def _done(has: Services, outcome: Outcome, made: object, version: int | None) -> Answer:
+    body = msgspec.json.encode(made)
+    # Nothing to change: then what the answer says is contained in all there is.
+    headers = {freshness.HEADER: str(outcome.position or has.ledger.head())}
+    if version is not None:
+        headers["ETag"] = etag(version, body)
+    return Answer(status=200, body=body, headers=headers)

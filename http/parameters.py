@@ -56,6 +56,7 @@ ID_SCHEMA: dict[str, object] = {"maximum": MAX_ID}
 
 UserId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID, schema_extra=ID_SCHEMA)]
 GuildId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID, schema_extra=ID_SCHEMA)]
+BotId = Annotated[int, PathParameter(ge=1, le=MAX_ID, description=_ID, schema_extra=ID_SCHEMA)]
 PunishmentId = Annotated[
     int, PathParameter(ge=1, le=MAX_ID, description="The id of a punishment.", schema_extra=ID_SCHEMA)
 ]
