@@ -3,7 +3,7 @@ they say what the domain says."""
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -21,6 +21,22 @@ from tests.projection_history import Happened, append, contents, memory_ledger
 from tests.random_history import MINUTES, STREAMS, histories
 
 TABLES = [table for projector in PROJECTORS for table in (projector.table, *projector.beside)]
+# What is kept as a count, and what counting finds.
+COUNTED: list[tuple[LiteralString, LiteralString]] = [
+    (
+        "select registered, held, level, tier, total from profile_counts order by 1, 2, 3, 4",
+        "select registered, held, level, tier, count(*) from profiles group by 1, 2, 3, 4 order by 1, 2, 3, 4",
+    ),
+    (
+        "select registered, state_recorded, tier, total from guild_counts order by 1, 2, 3",
+        "select registered, state_recorded, tier, count(*) from guilds group by 1, 2, 3 order by 1, 2, 3",
+    ),
+    (
+        "select owner_id, active, bot_type, total from bot_counts order by 1, 2, 3",
+        "select o, active, bot_type, count(*) from bots, unnest(array[0, owner_id]) o where registered"
+        + " group by 1, 2, 3 order by 1, 2, 3",
+    ),
+]
 # The database is emptied for every example.
 slow = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -72,6 +88,8 @@ def test_the_tables_say_what_the_domain_says(conn: psycopg.Connection, history: 
             append(ledger, versions, happened)
         catch_up(conn, ledger, 7)
         streams = ledger.load(STREAMS)
+    for counts, counting in COUNTED:
+        assert conn.execute(counts).fetchall() == conn.execute(counting).fetchall()
     for stream, recorded in streams.items():
         state = fold(subject_of(stream), recorded)
         if isinstance(state, Bot) and recorded:
