@@ -33,8 +33,8 @@ COUNTED: list[tuple[LiteralString, LiteralString]] = [
     ),
     (
         "select owner_id, active, bot_type, total from bot_counts order by 1, 2, 3",
-        "select o, active, bot_type, count(*) from bots, unnest(array[0, owner_id]) o where registered"
-        + " group by 1, 2, 3 order by 1, 2, 3",
+        """select o, active, bot_type, count(*) from bots, unnest(array[0, owner_id]) o where registered
+        group by 1, 2, 3 order by 1, 2, 3""",
     ),
 ]
 # The database is emptied for every example.
