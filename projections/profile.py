@@ -8,9 +8,12 @@ import msgspec
 
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
-from modledger.domain.subjects import BAN, LIFETIME, TIMEOUT
-from modledger.projections import standing
-from modledger.projections.projector import Key, Projector, Table
+from modledger.domain.subjects import BAN, LIFETIME, TIMEOUT, User
+from modledger.projections import fragments, standing
+from modledger.projections.projector import Cursor, Key, Projector, Table
+
+# The first end in a row: up to then its ``held`` and ``tier`` are as it says. FOREVER for what never ends.
+FIRST_END = "(least(tier_until, banned_until, timeout_until))"
 
 TABLE = Table(
     name="profiles",
@@ -19,7 +22,9 @@ TABLE = Table(
         "version": "integer not null",
         "registered": "boolean not null",
         "username": "text",
-        "username_key": "text",
+        # In the order of its bytes, so that the order of names, and a prefix, is an index's in every database.
+        "username_key": 'text collate "C"',
+        "username_code": "text",
         "named_at": "timestamptz",
         "avatar_url": "text",
         "level": "smallint not null",
@@ -32,6 +37,7 @@ TABLE = Table(
         "open_punishments": "jsonb not null",
         "banned_until": "timestamptz",
         "timeout_until": "timestamptz",
+        "held": "smallint not null",
         "created_at": "timestamptz not null",
         "updated_at": "timestamptz not null",
     },
@@ -42,22 +48,45 @@ TABLE = Table(
         # Subscriptions that are active, and those whose end the clock has to record.
         "profiles_tier": "(tier, user_id) where tier <> 0",
         "profiles_tier_until": "(tier_until) where tier_until is not null",
+        # The search: all users by name, and those of one state, level and tier.
+        "profiles_names": "(username_key, user_id)",
+        "profiles_cells": "(held, level, tier, username_key, user_id)",
+        # What the counts by state and tier have too many or too few.
+        "profiles_first_end": f"({FIRST_END}) where {FIRST_END} is not null",
     },
     # Most changes leave the indexed columns alone and fit beside the old row.
+    fragments={"profiles_code": "using gin (username_code gin_trgm_ops)"},
     options="with (fillfactor = 85)",
+)
+
+# How many users there are of each kind, 96 rows at most.
+COUNTS = Table(
+    name="profile_counts",
+    columns={
+        "registered": "boolean not null",
+        "held": "smallint not null",
+        "level": "smallint not null",
+        "tier": "smallint not null",
+        "total": "bigint not null",
+    },
+    primary_key=("registered", "held", "level", "tier"),
+    indexes={},
+    options="with (fillfactor = 50)",
 )
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A row. ``username`` is None for a user who was never registered or is erased; ``banned_until`` and
-    ``timeout_until`` are the greatest end of the open ones, ``standing.FOREVER`` for a permanent one.
-    ``open_punishments`` holds timeouts and bans."""
+    ``timeout_until`` are the greatest end of the open ones, ``standing.FOREVER`` for a permanent one. ``held`` is the
+    state as long as no end has come: 0 nothing is open, 1 a timeout, 2 a ban. ``open_punishments`` holds timeouts and
+    bans."""
 
     user_id: int
     version: int
     registered: bool = False
     username: str | None = None
     username_key: str | None = None
+    username_code: str | None = None
     named_at: datetime | None = None
     avatar_url: str | None = None
     level: int = 0
@@ -70,6 +99,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     open_punishments: standing.OpenPunishments = {}
     banned_until: datetime | None = None
     timeout_until: datetime | None = None
+    held: int = 0
     created_at: datetime
     updated_at: datetime
 
@@ -110,6 +140,7 @@ def fold(rows: Mapping[Key, Profile], recorded: Recorded) -> Sequence[Profile]:
                 "registered": False,
                 "username": None,
                 "username_key": None,
+                "username_code": None,
                 "named_at": None,
                 "avatar_url": None,
             }
@@ -117,17 +148,58 @@ def fold(rows: Mapping[Key, Profile], recorded: Recorded) -> Sequence[Profile]:
             changes |= standing.tier_changes(row.tier_at, row.tier_until, recorded)
             still_open = standing.open_after(row.open_punishments, recorded, ISSUES)
             if still_open is not None:
-                changes["open_punishments"] = still_open
-                changes["banned_until"] = standing.greatest_until(still_open, BAN)
-                changes["timeout_until"] = standing.greatest_until(still_open, TIMEOUT)
+                changes |= _restricted(still_open)
     return (msgspec.structs.replace(row, **changes),)
+
+
+def _restricted(still_open: standing.OpenPunishments) -> dict[str, Any]:
+    banned_until, timeout_until = (standing.greatest_until(still_open, kind) for kind in (BAN, TIMEOUT))
+    held = 2 if banned_until is not None else 1 if timeout_until is not None else 0
+    return {
+        "open_punishments": still_open,
+        "banned_until": banned_until,
+        "timeout_until": timeout_until,
+        "held": held,
+    }
 
 
 def _named(username: str, at: datetime) -> dict[str, Any]:
     known = standing.unless_erased(username)
     if known is None:
-        return {"username": None, "username_key": None, "named_at": None}
-    return {"username": known, "username_key": name_key(known), "named_at": at}
+        return {"username": None, "username_key": None, "username_code": None, "named_at": None}
+    key = name_key(known)
+    return {"username": known, "username_key": key, "username_code": fragments.code(key), "named_at": at}
+
+
+Cell = tuple[bool, int, int, int]
+
+
+def count(cursor: Cursor, changes: Sequence[tuple[Profile | None, Profile]]) -> None:
+    """Brings ``profile_counts`` along with these changes of rows."""
+    deltas: dict[Cell, int] = {}
+    for before, after in changes:
+        if before is None:
+            deltas[_cell(after)] = deltas.get(_cell(after), 0) + 1
+        elif _cell(before) != _cell(after):
+            deltas[_cell(before)] = deltas.get(_cell(before), 0) - 1
+            deltas[_cell(after)] = deltas.get(_cell(after), 0) + 1
+    moved = [dict(zip(COUNTS.columns, (*cell, delta), strict=True)) for cell, delta in deltas.items() if delta]
+    if not moved:
+        return
+    # profile_counts_pkey
+    cursor.execute(
+        "insert into profile_counts as c (registered, held, level, tier, total)"
+        " select registered, held, level, tier, total from json_populate_recordset(null::profile_counts, %s)"
+        " on conflict (registered, held, level, tier) do update set total = c.total + excluded.total",
+        (msgspec.json.encode(moved).decode(),),
+    )
+    if any(delta < 0 for delta in deltas.values()):
+        # What nobody is in any more has no row, or the rows would tell by which batches they came about.
+        cursor.execute("delete from profile_counts where total = 0")
+
+
+def _cell(row: Profile) -> Cell:
+    return row.registered, row.held, row.level, row.tier
 
 
 PROJECTOR = Projector(
@@ -138,7 +210,39 @@ PROJECTOR = Projector(
     topics=frozenset(t for t in events.EVENTS if not t.startswith(("guild.", "bot."))),
     touches=touches,
     fold=fold,
+    also=count,
+    beside=(COUNTS,),
 )
+
+
+def profile_of(user: User) -> Profile | None:
+    """The row that the projector makes of the same events, for a command's answer; None for a user without events.
+    ``named_at``, ``level_at`` and ``tier_at``, which only the fold needs, are None in it."""
+    if user.created_at is None or user.updated_at is None:
+        return None
+    still_open: standing.OpenPunishments = {
+        number: (one.type, one.expires_at)
+        for number, one in user.punishments.items()
+        if one.ending is None and one.type in (TIMEOUT, BAN)
+    }
+    key = None if user.username is None else name_key(user.username)
+    return Profile(
+        user_id=user.id,
+        version=user.version,
+        registered=user.registered,
+        username=user.username,
+        username_key=key,
+        username_code=None if key is None else fragments.code(key),
+        avatar_url=user.avatar_url,
+        level=user.level,
+        prefix=user.prefix,
+        tier=user.tier,
+        tier_until=user.tier_until,
+        trial_used=user.trial_used,
+        created_at=user.created_at,
+        updated_at=user.updated_at,
+        **_restricted(still_open),
+    )
 
 
 # -- at a point in time
@@ -184,11 +288,11 @@ class Found(msgspec.Struct, frozen=True):
 
 
 COLUMNS = ", ".join(f"p.{column}" for column in TABLE.columns)
-_POSITION = "(select notification_id from projection_tracking where application_name = 'profile')"
+POSITION = "(select notification_id from projection_tracking where application_name = 'profile')"
 
 # $1 text[] of name_key(): the user who took the name last. profiles_name, user_activity_pkey
 BY_NAMES = f"""
-    select asked.key, {_POSITION}, a.last_activity_at, {COLUMNS}
+    select asked.key, {POSITION}, a.last_activity_at, {COLUMNS}
     from unnest($1::text[]) as asked (key)
     left join lateral (
         select * from profiles where username_key = asked.key order by named_at desc, user_id limit 1
@@ -198,7 +302,7 @@ BY_NAMES = f"""
 
 # $1 bigint[] of user ids. profiles_pkey, user_activity_pkey
 BY_IDS = f"""
-    select asked.key, {_POSITION}, a.last_activity_at, {COLUMNS}
+    select asked.key, {POSITION}, a.last_activity_at, {COLUMNS}
     from unnest($1::bigint[]) as asked (key)
     left join profiles p on p.user_id = asked.key
     left join user_activity a on a.user_id = p.user_id
@@ -210,11 +314,11 @@ def found(row: Sequence[Any]) -> Found:
     key, position, last_activity_at, *columns = row
     if columns[0] is None:
         return Found(key, position or 0, None, None)
-    profile = profile_of(columns)
+    profile = row_of(columns)
     return Found(key, position or 0, profile, last_activity_at or profile.created_at)
 
 
-def profile_of(columns: Sequence[Any]) -> Profile:
+def row_of(columns: Sequence[Any]) -> Profile:
     """The row Struct from the columns of ``COLUMNS``."""
     values = dict(zip(TABLE.columns, columns, strict=True))
     values["open_punishments"] = msgspec.convert(values["open_punishments"], standing.OpenPunishments, strict=False)
