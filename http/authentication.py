@@ -160,6 +160,7 @@ async def fetch_login_code(request: AnyRequest, data: JSONBody[SyncBody]) -> Res
     body_example={"code": "ABCD1234"},
     errors={400: "code is required", 401: "Authentication required", 403: "Origin not allowed"},
     on_ledger=False,
+    sets_cookie=True,
 )
 async def verify_login_code(request: AnyRequest, data: JSONBody[VerifyBody]) -> Response[VerifiedView]:
     has = services(request)
@@ -210,6 +211,7 @@ async def _log_in(
     tag="Authentication",
     example={"message": "Logged out"},
     on_ledger=False,
+    sets_cookie=True,
 )
 async def log_out(request: AnyRequest) -> Response[MessageView]:
     has = services(request)

@@ -105,10 +105,12 @@ def command(
     errors: Mapping[int, str] | None = None,
     tagged: bool = False,
     on_ledger: bool = True,
+    sets_cookie: bool = False,
     body_limit: int = BODY_LIMIT,
 ) -> HTTPRouteHandler:
-    """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event. ``body_limit`` in bytes,
-    a multiple of 1024; api.md gives 64 KiB, which the longest lists that it allows do not fit in."""
+    """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event; ``sets_cookie``: it
+    opens or ends a session. ``body_limit`` in bytes, a multiple of 1024; api.md gives 64 KiB, which the longest lists
+    that it allows do not fit in."""
     kind = kind_of(path if isinstance(path, str) else path[0], for_bots=access.who == "bot")
     statuses = {
         400: "reason is required",
@@ -129,6 +131,7 @@ def command(
         commands=on_ledger,
         keyed=True,
         conditional=412 in statuses,
+        sets_cookie=sets_cookie,
     )
     return post(
         path,

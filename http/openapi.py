@@ -60,6 +60,7 @@ class Documented(msgspec.Struct, frozen=True, kw_only=True):
     commands: bool
     keyed: bool
     conditional: bool
+    sets_cookie: bool = False
     # An example of a 503 that bears the usual body instead of an error.
     own_503: object = None
 
@@ -180,6 +181,10 @@ def _headers(said: Documented, status: int) -> dict[str, OpenAPIHeader | Referen
     if status == 200 and (said.reads or said.commands):
         what = "The answer is at least as fresh as this." if said.reads else "Of the command's last event."
         headers[freshness.HEADER] = _header(OpenAPIType.INTEGER, f"A position of the ledger. {what}")
+    if status == 200 and said.sets_cookie:
+        headers["Set-Cookie"] = _header(OpenAPIType.STRING, "The session begins, or the browser forgets it.")
+    if said.keyed and status < 500:
+        headers[idempotency.REPLAYED] = _header(OpenAPIType.STRING, "The first answer once more.", enum=["true"])
     if status in (429, 503):
         headers["Retry-After"] = _header(OpenAPIType.INTEGER, "Seconds.", minimum=1)
     return headers
@@ -267,7 +272,16 @@ def openapi_config(version: str) -> OpenAPIConfig:
         ),
         tags=[
             Tag(name=name)
-            for name in ("Authentication", "Users", "Punishments", "Subscriptions", "Permissions", "Health")
+            for name in (
+                "Authentication",
+                "Users",
+                "Bots",
+                "Punishments",
+                "Subscriptions",
+                "Permissions",
+                "Audit log",
+                "Health",
+            )
         ],
     )
 
