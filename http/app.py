@@ -12,6 +12,7 @@ from litestar.config.cors import CORSConfig
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http import (
+    audit_logs,
     authentication,
     fragments,
     freshness,
@@ -92,6 +93,7 @@ def create_app(
     origins = allowed_origins(settings)
     app = Litestar(
         route_handlers=[
+            *audit_logs.HANDLERS,
             *authentication.HANDLERS,
             *health.HANDLERS,
             *permissions.HANDLERS,
