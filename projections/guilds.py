@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from modledger.domain import events
+from modledger.domain import events, subjects
 from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BASIC, GUILD_BLACKLIST, LIFETIME, PREMIUM
 from modledger.projections import fragments, standing
@@ -236,8 +236,22 @@ class Owned(msgspec.Struct, frozen=True):
     member_count: int
 
 
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """``position``: what is said of the guild is as fresh as this position of the ledger; ``owner_position`` the same
+    for ``owner_level``, which is 0 without an owner. ``owned`` None: no such guild. ``has_bot``: the last report of
+    some bot names it; ``first_joined_at``: the first that ever did."""
+
+    position: int
+    owner_position: int
+    owner_level: int
+    has_bot: bool
+    first_joined_at: datetime | None
+    owned: Owned | None
+
+
 COLUMNS = ", ".join(f"g.{column}" for column in TABLE.columns)
 POSITION = "(select notification_id from projection_tracking where application_name = 'guilds')"
+PROFILE_POSITION = "(select notification_id from projection_tracking where application_name = 'profile')"
 
 # $1 owner's user id, $2 limit: newest first. guilds_owner, guild_activity_pkey
 OWNED = f"""
@@ -249,13 +263,23 @@ OWNED = f"""
     order by g.created_at desc, g.guild_id desc
 """  # noqa: S608
 
-# $1 bigint[] of guild ids. A line per id asked for: id, checkpoint, member count, columns (all null: no such guild).
-# guilds_pkey, guild_activity_pkey
+# $1, $2 as above. A line per guild, and one with nulls when there is none: checkpoint, member count, columns.
+OF_OWNER = f"""
+    select {POSITION}, own.* from (select 1) always left join ({OWNED}) own on true
+    order by own.created_at desc, own.guild_id desc
+"""  # noqa: S608
+
+# $1 bigint[] of guild ids. A line per id asked for: id, checkpoints of guilds and of profile, the owner's level,
+# whether there is a bot, since when, member count, columns (all null: no such guild).
+# guilds_pkey, profiles_pkey, bot_guilds_guild, guild_activity_pkey, projection_tracking_pkey
 BY_IDS = f"""
-    select asked.key, {POSITION}, coalesce(a.member_count, 0), {COLUMNS}
+    select asked.key, {POSITION}, {PROFILE_POSITION}, coalesce(o.level, 0),
+        exists (select from bot_guilds b where b.guild_id = asked.key),
+        a.first_joined_at, coalesce(a.member_count, 0), {COLUMNS}
     from unnest($1::bigint[]) as asked (key)
     left join guilds g on g.guild_id = asked.key
-    left join guild_activity a on a.guild_id = g.guild_id
+    left join profiles o on o.user_id = g.owner_id
+    left join guild_activity a on a.guild_id = asked.key
 """  # noqa: S608
 
 # $1 timestamptz now, $2 smallint tier or null for all. guilds_tier
@@ -318,3 +342,71 @@ def guild_of(columns: Sequence[Any]) -> Guild:
 def owned(row: Sequence[Any]) -> Owned:
     """One line of OWNED."""
     return Owned(guild_of(row[1:]), row[0])
+
+
+def of_owner(lines: Sequence[Sequence[Any]]) -> tuple[int, list[Owned]]:
+    """The lines of OF_OWNER: how fresh they are, and the guilds."""
+    return lines[0][0] or 0, [owned(line[1:]) for line in lines if line[2] is not None]
+
+
+def found(line: Sequence[Any]) -> Found:
+    """One line of BY_IDS, without the id."""
+    position, owner_position, owner_level, has_bot, first_joined_at, *one = line
+    return Found(
+        position=position or 0,
+        owner_position=owner_position or 0,
+        owner_level=owner_level,
+        has_bot=has_bot,
+        first_joined_at=first_joined_at,
+        owned=None if one[1] is None else owned(one),
+    )
+
+
+# -- for the answers of commands, which need no projector to have come that far
+
+# $1 guild id: the position of its stream's first event, whether there is a bot, since when, member count.
+# ledger_pkey, bot_guilds_guild, guild_activity_pkey
+BESIDE = """
+    select (select notification_id from ledger where originator_id = 'guild:' || $1::bigint and originator_version = 1),
+        exists (select from bot_guilds b where b.guild_id = $1), a.first_joined_at, coalesce(a.member_count, 0)
+    from (select 1) always left join guild_activity a on a.guild_id = $1
+"""
+
+# $1 guild id, $2 members. guild_activity_pkey
+COUNT_MEMBERS = """
+    insert into guild_activity (guild_id, member_count) values ($1, $2)
+    on conflict (guild_id) do update set member_count = excluded.member_count
+"""
+
+
+def owned_after(guild: subjects.Guild, position: int, member_count: int) -> Owned:
+    """What the projector makes of the same events. The times and the actor of tier and owner, which no answer to a
+    command shows, are None in it."""
+    assert guild.created_at is not None
+    assert guild.updated_at is not None
+    still_open: standing.OpenPunishments = {
+        number: (one.type, one.expires_at)
+        for number, one in guild.punishments.items()
+        if one.ending is None and one.type == GUILD_BLACKLIST
+    }
+    blacklisted_until = standing.greatest_until(still_open, GUILD_BLACKLIST)
+    row = Guild(
+        guild_id=guild.id,
+        id=position,
+        version=guild.version,
+        registered=guild.registered,
+        **_named(events.ERASED if guild.name is None else guild.name),
+        avatar_url=guild.avatar_url,
+        owner_id=guild.owner_id,
+        prefix=guild.prefix,
+        tier=guild.tier,
+        tier_until=guild.tier_until,
+        trial_used=guild.trial_used,
+        open_punishments=still_open,
+        blacklisted_until=blacklisted_until,
+        state_set=guild.state_set,
+        state_recorded=guild.state_set if blacklisted_until is None else BANNED,
+        created_at=guild.created_at,
+        updated_at=guild.updated_at,
+    )
+    return Owned(row, member_count)
