@@ -256,7 +256,7 @@ EVERYBODY = {
 }
 
 
-@pytest.mark.parametrize(("command", "allowed"), WHO_MAY, ids=str)
+@pytest.mark.parametrize(("command", "allowed"), WHO_MAY, ids=[str(command) for command, _ in WHO_MAY])
 @pytest.mark.parametrize("who", EVERYBODY)
 def test_guilds_and_bots_are_changed_by_those_in_the_table_only(command: Command, allowed: set[str], who: str) -> None:
     scenario = given(*STANDING, has_level(50, 0), is_banned(OTHER_OWNER.id or 0))
