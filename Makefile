@@ -11,8 +11,10 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-input
 COMPILE := CUSTOM_COMPILE_COMMAND="make requirements" $(PY) -m piptools compile --quiet
 TESTS ?= tests
+MINUTES ?= 10
+SEED ?=
 
-.PHONY: help run test check bench format requirements clean
+.PHONY: help run test check bench fuzz format requirements clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -32,6 +34,9 @@ check: $(VENV)/.dev ## Lint, formatting and strict types
 
 bench: $(VENV)/.dev ## Measure appends, replay and requests on this machine
 	@exec $(PY) -m bench
+
+fuzz: $(VENV)/.dev ## Ask every operation for made-up things, as everybody (MINUTES=60, SEED=7 to ask the same again)
+	@exec $(PY) -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 format: $(VENV)/.dev ## Put every file into the house format
 	@$(PY) -m ruff check --fix .

@@ -178,7 +178,7 @@ def _headers(said: Documented, status: int) -> dict[str, OpenAPIHeader | Referen
     }
     if status in (200, 304) and said.tagged:
         headers["ETag"] = _header(OpenAPIType.STRING, "The version of the record, and a hash of the body.")
-    if status == 200 and (said.reads or said.commands):
+    if (status == 200 and said.commands) or (status in (200, 304) and said.reads):
         what = "The answer is at least as fresh as this." if said.reads else "Of the command's last event."
         headers[freshness.HEADER] = _header(OpenAPIType.INTEGER, f"A position of the ledger. {what}")
     if status == 200 and said.sets_cookie:
@@ -280,6 +280,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
                 "Subscriptions",
                 "Permissions",
                 "Audit log",
+                "Statistics",
                 "Health",
             )
         ],
