@@ -6,6 +6,7 @@ whatever stands before it may be the client's own invention.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -21,7 +22,7 @@ _UNKNOWN_IP = "0.0.0.0"  # noqa: S104 - what history shows for a peer without an
 
 def client_address(request: Request[Any, Any, Any]) -> Address | None:
     """The address of the client; None for a peer without one, such as a Unix socket."""
-    peer = parsed(request.client.host) if request.client else None
+    peer = _peer(request.client.host) if request.client else None
     trusted = services(request).settings.trusted_proxies
     if peer is None or not _within(peer, trusted):
         return peer
@@ -65,6 +66,10 @@ def parsed(text: str) -> Address | None:
     if isinstance(address, IPv4Address):
         return address
     return address.ipv4_mapped or IPv6Address(int(address))
+
+
+# What a socket says, so short; not for what a client may make up.
+_peer = lru_cache(maxsize=1024)(parsed)
 
 
 def _without_port(text: str) -> str:

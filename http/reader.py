@@ -29,16 +29,16 @@ BATCH = 32
 
 
 class Reader:
-    """At most ``connections`` connections, opened when first needed and again when one broke. ``forgetful``: their
-    commits do not wait for the disk.
+    """At most ``connections`` connections, opened when first needed and again when one broke. ``session``: what each is
+    told beforehand, as SQL.
 
     Every method raises Unavailable when the database cannot be reached or does not answer in time.
     """
 
-    def __init__(self, conninfo: str, connections: int, *, forgetful: bool = False) -> None:
+    def __init__(self, conninfo: str, connections: int, *, session: str = "") -> None:
         self.size = connections
         self._conninfo = conninfo
-        self._forgetful = forgetful
+        self._session = session
         self._free = asyncio.Semaphore(connections)
         self._idle: deque[Cursor] = deque()
         self._busy: set[Cursor] = set()
@@ -139,10 +139,10 @@ class Reader:
         try:
             # By a statement and not by the start-up's options, which a pooler before the server may refuse.
             # UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
-            settings = f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'"
-            if self._forgetful:
-                settings += "; set synchronous_commit = off"
-            await connection.execute(settings.encode(), prepare=False)
+            await connection.execute(
+                f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'; {self._session}".encode(),
+                prepare=False,
+            )
         except BaseException:
             await connection.close()
             raise

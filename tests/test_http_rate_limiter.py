@@ -27,7 +27,7 @@ class Server:
 
     def __init__(self, database: str) -> None:
         self.now = NOW
-        self.reader = Reader(database, 1, forgetful=True)
+        self.reader = Reader(database, 1, session=rate_limits.SESSION)
         self.limiter = RateLimiter(self.reader, lambda: self.now)
 
     def later(self, **by: float) -> None:
