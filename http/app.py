@@ -24,6 +24,7 @@ from modledger.http import (
     punishment_changes,
     punishment_search,
     punishments,
+    rate_limits,
     sessions,
     subscriptions,
     users_me,
@@ -32,7 +33,6 @@ from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BODY_LIMIT, answer_error
 from modledger.http.openapi import ClosedBodies, openapi_config
-from modledger.http.rate_limits import RateLimiter, limits
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
 from modledger.http.services import Services, utc_now
@@ -60,7 +60,7 @@ def create_app(
         reader = Reader(conninfo, settings.read_connections)
         desk = Reader(conninfo, DESK_CONNECTIONS)
         # One: two of them would wait for each other's rows.
-        counts = Reader(conninfo, 1, forgetful=True)
+        counts = Reader(conninfo, 1, session=rate_limits.SESSION)
         sealing = Sealing(master_key)
         kept = idempotency.Keys(conninfo, desk, sealing)
         app.state["services"] = Services(
@@ -77,8 +77,8 @@ def create_app(
             checkpoints=Coalesced(reader, freshness.CHECKPOINTS),
             sealing=sealing,
             keys=kept,
-            limits=limits(settings),
-            limiter=RateLimiter(counts, clock),
+            limits=rate_limits.limits(settings),
+            limiter=rate_limits.RateLimiter(counts, clock),
             fragments=await fragments.indexed(reader),
         )
         try:
