@@ -14,6 +14,8 @@ from modledger.domain.settings import Settings
 from modledger.http import (
     audit_logs,
     authentication,
+    bot_reports,
+    bots,
     fragments,
     freshness,
     health,
@@ -95,6 +97,8 @@ def create_app(
         route_handlers=[
             *audit_logs.HANDLERS,
             *authentication.HANDLERS,
+            *bot_reports.HANDLERS,
+            *bots.HANDLERS,
             *health.HANDLERS,
             *permissions.HANDLERS,
             *profile.HANDLERS,
