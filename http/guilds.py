@@ -228,8 +228,10 @@ async def get_guild(request: AnyRequest, guild_id: GuildId) -> Response[GuildVie
 async def search_guilds(
     request: AnyRequest,
     q: Q = None,
-    state: Annotated[
-        int | None, QueryParameter(ge=0, le=2, description="0 Active, 1 Inactive, 2 Banned, as it is now.")
+    # By another name, because the framework keeps "state" for its own.
+    guild_state: Annotated[
+        int | None,
+        QueryParameter(name="state", ge=0, le=2, description="0 Active, 1 Inactive, 2 Banned, as it is now."),
     ] = None,
     subscription_tier: Annotated[
         int | None, QueryParameter(ge=0, le=3, description="0 Basic, 1 Trial, 2 Premium, 3 Lifetime, as it is now.")
@@ -245,7 +247,7 @@ async def search_guilds(
         raise bad("offset cannot be used together with cursor")
     search = Search(
         q=trimmed(q),
-        state=state,
+        state=guild_state,
         tier=subscription_tier,
         offset=min(offset, FARTHEST),
         limit=limit,
