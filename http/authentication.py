@@ -15,7 +15,7 @@ from modledger.domain import commands
 from modledger.domain.envelope import Actor
 from modledger.domain.execute import Outcome, execute
 from modledger.domain.refusals import Conflict, NotFound
-from modledger.http import freshness
+from modledger.http import freshness, logins
 from modledger.http.answers import answer_once, context_of
 from modledger.http.client_address import client_ip, client_ip_or_unknown
 from modledger.http.endpoints import BOT, NOBODY, OWN, AnyRequest, command
@@ -194,10 +194,7 @@ async def _log_in(
     if before is not None:
         # sessions_pkey
         await cursor.execute(b"delete from sessions where token_hash = $1", (hash_of(before),))
-    await cursor.execute(
-        b"insert into login_history (user_id, client_ip, user_agent, at) values ($1, $2, $3, $4)",
-        (user.user_id, client_ip_or_unknown(request), user_agent(request), now),
-    )
+    await logins.note(cursor, user.user_id, client_ip_or_unknown(request), user_agent(request), now)
     # Last: whoever held these rows and then waited for the session above could be waited for in turn.
     await cursor.execute(FORGET.encode(), (now,))
     return cookie(token, user.level, services(request).settings)

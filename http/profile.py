@@ -30,7 +30,7 @@ from modledger.http.views import (
 )
 from modledger.projections import bots, guilds, permission_history, profile, subscription_history
 from modledger.projections.profile import Found, Profile
-from modledger.projections.user_detail import Detail, detail
+from modledger.projections.user_detail import READ_BY_DETAIL, Detail, detail
 
 USER_EXAMPLE = {
     "discord_id": "123456789012345678",
@@ -174,6 +174,17 @@ def _start(request: AnyRequest) -> None:
         request.scope["state"]["profile"] = services(request).names.start(key)
 
 
+async def current_detail(request: AnyRequest, user_id: int) -> Detail:
+    """Everything about a user, as fresh as the request has to be answered. Raises Problem 503 after 2 seconds."""
+    has, required = services(request), required_position(request)
+    return await fresh(
+        lambda: has.reader.doing(lambda cursor: detail(cursor.connection, user_id)),
+        lambda answer: answer.position,
+        lambda _: required,
+        progress_of(has.checkpoints, *READ_BY_DETAIL),
+    )
+
+
 def sees_detail(viewer: Viewer, target: Profile) -> bool:
     """Moderators and above, of users they can act on (api.md §2)."""
     return viewer.level >= MODERATOR and may_act_on(viewer.user_id, viewer.level, target.user_id, target.level)
@@ -214,14 +225,7 @@ async def get_user_profile(request: AnyRequest, username: Username) -> Response[
         raise Problem(404, "User not found")
     if not sees_detail(viewer, found.profile):
         return reply(request, user_view(found, now), found.position, found.profile.version)
-    user_id = found.profile.user_id
-    every = ("profile", "punishments", "subscription_history", "permission_history", "guilds", "bots")
-    all_of = await fresh(
-        lambda: has.reader.doing(lambda cursor: detail(cursor.connection, user_id)),
-        lambda answer: answer.position,
-        lambda _: required,
-        progress_of(has.checkpoints, *every),
-    )
+    all_of = await current_detail(request, found.profile.user_id)
     row = all_of.found.profile
     assert row is not None
     # The later snapshot decides: the target may have been promoted between the two.

@@ -120,10 +120,13 @@ def open_session(
     client_ip: str | None = None,
     user_agent: str | None = None,
 ) -> str:
-    """Logs a user in without a code and answers the token: for the command line, whose operator needs none. Commits
-    when ``conn`` is in autocommit mode. Raises psycopg.Error."""
+    """Logs a user in without a code and answers the token: for the command line, whose operator needs none. Forgets a
+    few sessions that have expired, like every log-in. Commits when ``conn`` is in autocommit mode. Raises
+    psycopg.Error."""
     token, values = new_session(user_id, level, now, client_ip, user_agent)
-    psycopg.RawCursor(conn).execute(OPEN.encode(), values)
+    cursor = psycopg.RawCursor(conn)
+    cursor.execute(OPEN.encode(), values)
+    cursor.execute(FORGET.encode(), (now,))
     return token
 
 

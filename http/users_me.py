@@ -2,12 +2,16 @@
 
 from typing import Annotated
 
+import msgspec
 from litestar import Response
-from litestar.params import QueryParameter
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta
 
-from modledger.domain.subjects import BASIC
-from modledger.http.answers import reply, required_position
-from modledger.http.endpoints import OWN, AnyRequest, read
+from modledger.domain import commands
+from modledger.domain.execute import Outcome
+from modledger.domain.subjects import BASIC, User
+from modledger.http.answers import Made, carry_out, reply, required_position
+from modledger.http.endpoints import OWN, AnyRequest, command, read
 from modledger.http.errors import Problem
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.parameters import FARTHEST
@@ -124,4 +128,39 @@ async def list_own_punishments(
     return reply(request, view, position)
 
 
-HANDLERS = [get_own_user, get_own_subscription, list_own_punishments]
+class PrefixBody(msgspec.Struct, kw_only=True):
+    """What commands begin with."""
+
+    prefix: Annotated[str, Meta(min_length=1, max_length=5, description="1–5 characters, no white space.")]
+
+
+@command(
+    "/v1/users/me/prefix",
+    operation_id="change_own_prefix",
+    summary="Choose the prefix of one's own commands",
+    access=OWN,
+    tag="Users",
+    example={**USER_EXAMPLE, "prefix": "?"},
+    body_example={"prefix": "?"},
+    errors={
+        400: "prefix must be between 1 and 5 characters",
+        404: "User not found",
+        412: "The record has changed since: it is at version 8",
+    },
+    tagged=True,
+)
+async def change_own_prefix(request: AnyRequest, data: JSONBody[PrefixBody]) -> Response[UserView]:
+    viewer, now = request.user, services(request).clock()
+    change = commands.ChangeUserPrefix(user_id=viewer.user_id, prefix=data.prefix)
+
+    def view(outcome: Outcome) -> Made:
+        assert isinstance(outcome.subject, User)
+        # Not read: no projector may have come so far yet.
+        row = profile.profile_of(outcome.subject)
+        seen = profile.Found(viewer.user_id, outcome.position or 0, row, viewer.found.last_activity_at)
+        return user_view(seen, now), outcome.subject.version
+
+    return await carry_out(request, lambda: change, view)
+
+
+HANDLERS = [get_own_user, get_own_subscription, list_own_punishments, change_own_prefix]

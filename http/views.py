@@ -13,6 +13,7 @@ Snowflake = Annotated[str, Meta(pattern="^[1-9][0-9]{0,18}$", description="A Dis
 Moment = Annotated[datetime, Meta(tz=True, description="UTC, whole seconds, with Z.")]
 Level = Annotated[int, Meta(ge=0, le=3, description="0 User, 1 Moderator, 2 Admin, 3 Owner.")]
 Tier = Annotated[int, Meta(ge=0, le=3, description="0 Basic, 1 Trial, 2 Premium, 3 Lifetime.")]
+UserState = Annotated[int, Meta(ge=0, le=2, description="0 Active, 1 Timeout, 2 Banned.")]
 PunishmentName = Literal["WARNING", "TIMEOUT", "BAN", "GUILD_BLACKLIST"]
 
 PUNISHMENT_NAMES: dict[int, PunishmentName] = {1: "WARNING", 2: "TIMEOUT", 3: "BAN", 4: "GUILD_BLACKLIST"}
@@ -59,7 +60,7 @@ class UserView(View, kw_only=True):
     username: str | None
     avatar_url: str | None
     subscription_tier: Tier
-    state: Annotated[int, Meta(ge=0, le=2, description="0 Active, 1 Timeout, 2 Banned.")]
+    state: UserState
     permission_level: Level
     prefix: str
     subscription_expires_at: Moment | None
@@ -148,6 +149,58 @@ class DetailedUserView(UserView, kw_only=True):
     bots: list[BotView]
     subscription_history: list[SubscriptionChangeView]
     permission_history: list[PermissionChangeView]
+
+
+class LoginView(View, kw_only=True):
+    """A log-in: its time, and what the client called itself."""
+
+    ts: Moment
+    ua: str
+
+
+class UserRecordView(DetailedUserView, kw_only=True):
+    """The same for a user by id, and the newest 100 log-ins under their addresses."""
+
+    login_history: dict[str, list[LoginView]]
+
+
+class PublicUserView(View, kw_only=True):
+    """What anybody sees of a user."""
+
+    discord_id: Snowflake
+    username: str | None
+    avatar_url: str | None
+    subscription_tier: Tier
+    source: Literal["database", "cache"]
+    created_at: Moment
+    updated_at: Moment
+
+
+class FoundUserView(View, kw_only=True):
+    """What anybody sees of a user, and the five keys more of one that the viewer can act on."""
+
+    discord_id: Snowflake
+    username: str | None
+    avatar_url: str | None
+    subscription_tier: Tier
+    state: UserState | msgspec.UnsetType = msgspec.UNSET
+    permission_level: Level | msgspec.UnsetType = msgspec.UNSET
+    prefix: str | msgspec.UnsetType = msgspec.UNSET
+    subscription_expires_at: Moment | msgspec.UnsetType | None = msgspec.UNSET
+    last_activity_at: Moment | msgspec.UnsetType = msgspec.UNSET
+    source: Literal["database", "cache"]
+    created_at: Moment
+    updated_at: Moment
+
+
+class UsersView(View, kw_only=True):
+    """A page of the search. ``next_cursor`` is there only when another page follows."""
+
+    users: list[FoundUserView]
+    total: int
+    limit: int
+    offset: int
+    next_cursor: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class OwnSubscriptionView(View, kw_only=True):
@@ -290,3 +343,8 @@ class HealthView(View, kw_only=True):
     cache_statistics: dict[str, int]
     errors: list[str]
     projections: dict[str, ProjectionView]
+
+
+class AdminHealthView(HealthView, kw_only=True):
+    source_hash: str
+    source_hashes: dict[str, str]

@@ -325,6 +325,47 @@ def row_of(columns: Sequence[Any]) -> Profile:
     return Profile(**values)
 
 
+# $1 timestamptz now: checkpoint, all registered users, those with a trial, with Premium, with Lifetime; from the
+# counts, less the tiers that ran out and are not recorded yet. profile_counts of 96 rows at most, profiles_tier_until
+STATISTICS = f"""
+    select {POSITION}, counted.total, counted.trial - ended.trial, counted.premium - ended.premium, counted.lifetime
+    from (
+        select coalesce(sum(total), 0)::bigint as total,
+            coalesce(sum(total) filter (where tier = 1), 0)::bigint as trial,
+            coalesce(sum(total) filter (where tier = 2), 0)::bigint as premium,
+            coalesce(sum(total) filter (where tier = 3), 0)::bigint as lifetime
+        from profile_counts where registered
+    ) counted cross join (
+        select count(*) filter (where tier = 1) as trial, count(*) filter (where tier = 2) as premium
+        from profiles where tier_until <= $1 and registered
+    ) ended
+"""  # noqa: S608
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Of registered users: all, and those of each tier. ``position``: as fresh as this position of the ledger."""
+
+    position: int
+    total_count: int
+    basic_count: int
+    trial_count: int
+    premium_count: int
+    lifetime_count: int
+
+
+def statistics(line: Sequence[Any]) -> Statistics:
+    """The one line of STATISTICS."""
+    position, total, trial, premium, lifetime = line
+    return Statistics(
+        position=position or 0,
+        total_count=total,
+        basic_count=total - trial - premium - lifetime,
+        trial_count=trial,
+        premium_count=premium,
+        lifetime_count=lifetime,
+    )
+
+
 # -- subscriptions
 
 

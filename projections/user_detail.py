@@ -9,6 +9,8 @@ from psycopg.rows import tuple_row
 from modledger.projections import bots, guilds, permission_history, profile, punishments, subscription_history
 
 NEWEST = 100
+# The projectors behind it.
+READ_BY_DETAIL = ("profile", "punishments", "subscription_history", "permission_history", "guilds", "bots")
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +28,7 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
 
 # projection_tracking_pkey; a projector without a row has folded nothing yet
 _POSITION = """
-    select min(coalesce(t.notification_id, 0))
-    from unnest(
-        array['profile', 'punishments', 'subscription_history', 'permission_history', 'guilds', 'bots']
-    ) as p (name)
+    select min(coalesce(t.notification_id, 0)) from unnest($1::text[]) as p (name)
     left join projection_tracking t on t.application_name = p.name
 """
 
@@ -50,7 +49,7 @@ async def detail(conn: psycopg.AsyncConnection[Any], user_id: int) -> Detail:
         (bots.OWNED, [user_id, NEWEST]),
         (subscription_history.OF_SUBJECT, [f"user:{user_id}", NEWEST]),
         (permission_history.OF_USER, [user_id, NEWEST]),
-        (_POSITION, []),
+        (_POSITION, [list(READ_BY_DETAIL)]),
     ]
     async with conn.pipeline(), conn.transaction():
         await conn.execute("set transaction isolation level repeatable read read only")
