@@ -178,7 +178,7 @@ def credentials(world: World, operation: dict[str, Any]) -> dict[str, str]:
     if "key" in {name for one in operation["security"] for name in one} and not any(
         "session" in one for one in operation["security"]
     ):
-        return {"X-API-Key": world.bot_key()}
+        return {"X-API-Key": world.bot_key(BOT)}
     return {"Cookie": f"hsession={world.token(OWNER)}"}
 
 
