@@ -46,10 +46,8 @@ class PrivateGuildView(GuildView, kw_only=True):
     first_joined_at: Moment | None
 
 
-class PrefixBody(msgspec.Struct, kw_only=True):
-    prefix: Annotated[
-        str, Meta(min_length=1, max_length=5, pattern=r"^\S*$", description="1–5 characters, no white space.")
-    ]
+class GuildPrefixBody(msgspec.Struct, kw_only=True):
+    prefix: Annotated[str, Meta(min_length=1, max_length=5, description="1–5 characters, no white space.")]
 
 
 class GuildBody(msgspec.Struct, kw_only=True):
@@ -112,7 +110,7 @@ async def list_own_guilds(request: AnyRequest) -> Response[list[GuildView]]:
     tagged=True,
 )
 async def change_own_guild_prefix(
-    request: AnyRequest, guild_id: GuildId, data: JSONBody[PrefixBody]
+    request: AnyRequest, guild_id: GuildId, data: JSONBody[GuildPrefixBody]
 ) -> Response[GuildView]:
     has = services(request)
 
