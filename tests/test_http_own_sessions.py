@@ -221,6 +221,7 @@ def test_the_newest_hundred_log_ins_are_kept(world: World) -> None:
         "insert into login_history values (%s, '192.0.2.1', 'theirs', %s)", (OTHER_USER, NOW - timedelta(days=999))
     )
     # A log-in forgets a hundred at most, so that none pays for all of an old installation.
+    token = ""
     for left in (151, 100, 100):
         world.now = world.later(minutes=1)
         token = log_in(world)

@@ -3,14 +3,18 @@
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
 
 from modledger.domain import events
-from modledger.domain.subjects import BAN, TIMEOUT
+from modledger.domain.envelope import Subject
+from modledger.domain.subjects import BAN, TIMEOUT, User, fold
 from modledger.projections import profile
 from modledger.projections.profile import Profile
 from modledger.projections.standing import FOREVER
-from tests.projection_history import ADMIN, DAY, HOUR, NOW, SECOND, Happened, folded, only
+from tests.projection_history import ADMIN, DAY, HOUR, NOW, SECOND, Happened, folded, only, recorded
+from tests.random_history import histories
 
 USER = "user:7"
 REGISTERED = Happened(USER, events.UserRegistered(username="Straße", avatar_url="https://a.example/1.png"), NOW - DAY)
@@ -48,6 +52,7 @@ def test_a_registered_user_has_a_name_that_is_found_without_regard_to_case() -> 
 def test_a_user_never_seen_has_a_profile_without_a_name_once_banned() -> None:
     row = after(banned(None))
     assert (row.registered, row.username, row.username_key, row.created_at) == (False, None, None, NOW)
+    assert (row.username_code, row.held) == (None, 2)
     assert profile.state(row, NOW) == 2
 
 
@@ -147,6 +152,15 @@ def test_a_permanent_ban_outlasts_every_date() -> None:
     assert profile.state(row, datetime(9999, 1, 1, tzinfo=NOW.tzinfo)) == 2
 
 
+def test_a_row_holds_the_state_that_it_has_until_an_end_comes() -> None:
+    both = (timed_out(NOW + DAY), banned(NOW + 2 * DAY))
+    assert [after(*both[:n]).held for n in range(1, 3)] == [1, 2]
+    assert after(*both, happened(events.PunishmentLifted(number=2, reason="sorry"))).held == 1
+    assert after(*both, happened(events.PunishmentLifted(number=1, reason="sorry"))).held == 2
+    lifted = [happened(events.PunishmentLifted(number=number, reason="sorry")) for number in (1, 2)]
+    assert after(*both, *lifted).held == 0
+
+
 def test_warnings_are_no_restriction() -> None:
     row = after(happened(events.UserWarned(reason="spam")))
     assert (row.open_punishments, row.version, profile.state(row, NOW)) == ({}, 1, 0)
@@ -214,6 +228,18 @@ def test_a_user_can_be_registered_again_after_an_erasure() -> None:
     again = happened(events.UserRegistered(username="New"), NOW + DAY)
     row = after(REGISTERED, happened(events.SubjectErased(reason="request")), again)
     assert (row.registered, row.username, row.created_at) == (True, "New", NOW + DAY)
+
+
+@given(history=histories())
+def test_the_state_that_decides_makes_the_row_that_the_fold_makes(history: list[Happened]) -> None:
+    events_of = [one for one in recorded(history) if one.stream == "user:1"]
+    state = fold(Subject("user", 1), events_of)
+    assert isinstance(state, User)
+    row = folded(profile.PROJECTOR, *history).get((1,))
+    if row is not None:
+        # What only the fold needs.
+        row = msgspec.structs.replace(row, named_at=None, level_at=None, tier_at=None)
+    assert profile.profile_of(state) == row
 
 
 @pytest.mark.parametrize("stream", ["guild:7", "bot:7"])
