@@ -393,7 +393,7 @@ def test_exampleuser_has_something_in_each_list_that_a_moderator_sees(demo_datab
 def test_the_documented_ban_is_found_alone_and_under_its_id(demo_database: str, search: Search) -> None:
     async def ask() -> Page:
         async with await psycopg.AsyncConnection.connect(demo_database, autocommit=True) as connection:
-            return await find(connection, search, NOW)
+            return await find(connection, search, NOW, fragments=True)
 
     page = asyncio.run(ask())
     assert page.total == 1
