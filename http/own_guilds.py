@@ -18,6 +18,7 @@ from modledger.http.guilds import GUILD_EXAMPLE, current_guild
 from modledger.http.parameters import BodyId, GuildId
 from modledger.http.profile import guild_view
 from modledger.http.services import services
+from modledger.http.users_me import PrefixBody
 from modledger.http.views import GuildView, Moment, whole_or_none
 from modledger.projections import guilds
 from modledger.projections.guilds import Owned
@@ -44,10 +45,6 @@ class PrivateGuildView(GuildView, kw_only=True):
     is_whitelisted: bool
     has_bot: bool
     first_joined_at: Moment | None
-
-
-class GuildPrefixBody(msgspec.Struct, kw_only=True):
-    prefix: Annotated[str, Meta(min_length=1, max_length=5, description="1–5 characters, no white space.")]
 
 
 class GuildBody(msgspec.Struct, kw_only=True):
@@ -110,7 +107,7 @@ async def list_own_guilds(request: AnyRequest) -> Response[list[GuildView]]:
     tagged=True,
 )
 async def change_own_guild_prefix(
-    request: AnyRequest, guild_id: GuildId, data: JSONBody[GuildPrefixBody]
+    request: AnyRequest, guild_id: GuildId, data: JSONBody[PrefixBody]
 ) -> Response[GuildView]:
     has = services(request)
 
