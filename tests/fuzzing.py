@@ -124,6 +124,8 @@ class Fuzzed:
         for name, like in _LIKE.items():
             ids[name] = ids[like]
         self.known = ids
+        # The batch was an owner's, who reads what they wrote.
+        world.catch_up()
 
     def _batch(self, user_id: int) -> str:
         item = {"action": "warn", "target": "user", "id": user_id, "reason": "Raid"}
