@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import parse_qsl
+from uuid import UUID
 
 import msgspec
 from litestar import Request
@@ -30,13 +31,13 @@ FARTHEST = 2**62
 # The end of a request's path or query is echoed in messages and logs; nobody needs more of it than this.
 _ECHO = 64
 
-Kind = Literal["integer", "number", "boolean", "moment", "text", "choice", "list", "object"]
+Kind = Literal["integer", "number", "boolean", "moment", "text", "uuid", "choice", "list", "object", "any"]
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """What one parameter or field may hold. ``low`` and ``high`` bound a number's value, a text's length after trimming
     or how many items a list holds; ``digits``: an integer may also come as a string of digits. ``of``: the one rule for
-    the items of a list, or those of an object's fields."""
+    the items of a list, or those of an object's fields. ``any``: the handler looks at it itself."""
 
     name: str
     kind: Kind
@@ -126,7 +127,7 @@ def _kind_of(annotation: Any) -> tuple[Kind, tuple[str, ...]]:
     members = [member for member in get_args(annotation) if member is not type(None)]
     if members and get_origin(annotation) is not Annotated:
         return _kind_of(members[0])
-    kinds: dict[Any, Kind] = {int: "integer", bool: "boolean", datetime: "moment", str: "text"}
+    kinds: dict[Any, Kind] = {int: "integer", bool: "boolean", datetime: "moment", str: "text", UUID: "uuid"}
     return kinds[annotation], ()
 
 
@@ -184,6 +185,8 @@ def _rule_of_type(name: str, kind: msgspec.inspect.Type, *, required: bool) -> R
         case msgspec.inspect.ListType(item_type=item, min_length=low, max_length=high):
             items = (_rule_of_type("", item, required=True),)
             return Rule(name=name, kind="list", low=low, high=high, of=items, required=required, nullable=nullable)
+        case msgspec.inspect.AnyType():
+            return Rule(name=name, kind="any", required=required, nullable=True)
         case msgspec.inspect.StructType(fields=fields):
             of = tuple(_body_rule(field) for field in fields)
             return Rule(name=name, kind="object", of=of, required=required, nullable=nullable)
@@ -283,6 +286,9 @@ def check_text_value(rule: Rule, value: str) -> None:
             parse_moment(rule.name, value)
         case "text":
             _check_text(rule, value)
+        case "uuid":
+            if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value, re.IGNORECASE | re.ASCII):
+                raise bad(f"{rule.name} must be a UUID")
         case "choice":
             if value not in rule.choices:
                 raise bad(f"{rule.name} must be one of {', '.join(rule.choices)}")
