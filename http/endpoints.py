@@ -70,12 +70,12 @@ def read(
     }
     if tagged:
         statuses[304] = ""
-    if own_503 is not None:
+    if own_503 is not None and access.who == "none":
         del statuses[503]
     DOCUMENTED[operation_id] = Documented(
         example=example,
         security=access.who,
-        reads=access.who != "none",
+        reads=access.who != "none" and own_503 is None,
         tagged=tagged,
         commands=False,
         keyed=False,

@@ -1,15 +1,19 @@
-"""GET /health (api.md §4): whether the database answers, and how far each projector is."""
+"""GET /health and /v1/admin/health (api.md §4): whether the database answers, and how far each projector is; for the
+staff also which program it is that answers."""
 
 import asyncio
+from typing import Literal, TypeVar
 
 import msgspec
 import psycopg
 from litestar import Response
 
-from modledger.http.endpoints import NOBODY, AnyRequest, read
+from modledger.domain.subjects import ADMIN
+from modledger.http.endpoints import NOBODY, STAFF, AnyRequest, read
 from modledger.http.errors import JSON, RETRY_AFTER, Unavailable
 from modledger.http.services import Services, services
-from modledger.http.views import DatabaseStatisticsView, HealthView, ProjectionView, whole
+from modledger.http.source_hashes import ROOMS
+from modledger.http.views import AdminHealthView, DatabaseStatisticsView, HealthView, ProjectionView, whole
 from modledger.projections import health
 
 # A projector is milliseconds behind, and seconds in a flood; more means that nobody runs it or that it gets nowhere.
@@ -32,6 +36,23 @@ _EXAMPLE = {
     "errors": [],
     "projections": {"profile": {"position": 4711, "lag_events": 0, "lag_seconds": 0.0}},
 }
+_UNHEALTHY = {
+    **_EXAMPLE,
+    "status": "unhealthy",
+    "database": False,
+    "db_statistics": {
+        "size": 4,
+        "checked_in": 0,
+        "checked_out": 0,
+        "overflow": 0,
+        "total": 0,
+        "latency_ms": None,
+    },
+    "errors": ["The database cannot be used"],
+    "projections": {},
+}
+_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_HASHES = {"source_hash": _HASH, "source_hashes": dict.fromkeys(ROOMS, _HASH)}
 
 
 @read(
@@ -42,29 +63,52 @@ _EXAMPLE = {
     access=NOBODY,
     tag="Health",
     example=_EXAMPLE,
-    own_503={
-        **_EXAMPLE,
-        "status": "unhealthy",
-        "database": False,
-        "db_statistics": {
-            "size": 4,
-            "checked_in": 0,
-            "checked_out": 0,
-            "overflow": 0,
-            "total": 0,
-            "latency_ms": None,
-        },
-        "errors": ["The database cannot be used"],
-        "projections": {},
-    },
+    own_503=_UNHEALTHY,
 )
 async def get_health(request: AnyRequest) -> Response[HealthView]:
+    return _reply(await _health(services(request)))
+
+
+@read(
+    "/v1/admin/health",
+    operation_id="get_admin_health",
+    summary="The same, and SHA-256 hashes of the program's source",
+    access=STAFF[ADMIN],
+    tag="Health",
+    example={**_EXAMPLE, **_HASHES},
+    own_503={**_UNHEALTHY, **_HASHES},
+)
+async def get_admin_health(request: AnyRequest) -> Response[AdminHealthView]:
     has = services(request)
+    found = await _health(has)
+    return _reply(
+        AdminHealthView(
+            **msgspec.structs.asdict(found),
+            source_hash=has.source_hash,
+            source_hashes=has.source_hashes,
+        )
+    )
+
+
+H = TypeVar("H", bound=HealthView)
+
+
+def _reply(view: H) -> Response[H]:
+    unhealthy = view.status == "unhealthy"
+    return Response(
+        msgspec.json.encode(view),  # type: ignore[arg-type]
+        status_code=503 if unhealthy else 200,
+        headers=RETRY_AFTER if unhealthy else None,
+        media_type=JSON,
+    )
+
+
+async def _health(has: Services) -> HealthView:
     try:
         latency_ms, projectors = await _ask(has)
     # Also a database that answers but was never migrated is of no use.
     except (Unavailable, psycopg.Error):
-        return _answer(has, "unhealthy", None, [], ["The database cannot be used"])
+        return _view(has, "unhealthy", None, [], ["The database cannot be used"])
     errors = [
         f"The projector {one.name} has stopped at position {one.failure.position}" for one in projectors if one.failure
     ]
@@ -73,7 +117,7 @@ async def get_health(request: AnyRequest) -> Response[HealthView]:
         for one in projectors
         if not one.failure and one.lag_seconds > LONGEST_LAG_S
     ]
-    return _answer(has, "degraded" if errors else "healthy", latency_ms, projectors, errors)
+    return _view(has, "degraded" if errors else "healthy", latency_ms, projectors, errors)
 
 
 async def _ask(has: Services) -> tuple[float, list[health.ProjectorHealth]]:
@@ -85,12 +129,16 @@ async def _ask(has: Services) -> tuple[float, list[health.ProjectorHealth]]:
     return latency_ms, [health.health(line) for line in lines]
 
 
-def _answer(
-    has: Services, status: str, latency_ms: float | None, projectors: list[health.ProjectorHealth], errors: list[str]
-) -> Response[HealthView]:
+def _view(
+    has: Services,
+    status: Literal["healthy", "degraded", "unhealthy"],
+    latency_ms: float | None,
+    projectors: list[health.ProjectorHealth],
+    errors: list[str],
+) -> HealthView:
     reader = has.reader
-    view = HealthView(
-        status=status,  # type: ignore[arg-type]
+    return HealthView(
+        status=status,
         database=status != "unhealthy",
         # There is no cache server, so nothing that could be down (api.md §4, Decision).
         cache=True,
@@ -112,9 +160,6 @@ def _answer(
             for one in projectors
         },
     )
-    if status == "unhealthy":
-        return Response(msgspec.json.encode(view), status_code=503, headers=RETRY_AFTER, media_type=JSON)  # type: ignore[arg-type]
-    return Response(msgspec.json.encode(view), media_type=JSON)  # type: ignore[arg-type]
 
 
-HANDLERS = [get_health]
+HANDLERS = [get_health, get_admin_health]

@@ -83,11 +83,7 @@ class DocumentedOperation(Operation):
             cast("OpenAPIResponse", answer).headers = _headers(said, int(status))
         self.responses = dict(sorted(answers.items()))
         if said.own_503 is not None:
-            self.responses["503"] = OpenAPIResponse(
-                description="Unhealthy: the database cannot be reached",
-                content={JSON: OpenAPIMediaType(schema=content.schema, examples={"example": _example(said.own_503)})},
-                headers=_headers(said, 503),
-            )
+            self.responses["503"] = _own_503(content.schema, said, answers.get("503"))
         if isinstance(content.schema, Schema) and content.schema.one_of:
             # The detailed view of a user is also one of a user, so "exactly one of" would be wrong.
             content.schema.any_of, content.schema.one_of = content.schema.one_of, None
@@ -104,6 +100,23 @@ class DocumentedOperation(Operation):
         for parameter in self.parameters or []:
             described = cast("Parameter", parameter)
             described.examples = _without_ids(described.examples)
+
+
+def _own_503(
+    schema: Schema | Reference | None, said: Documented, error: OpenAPIResponse | Reference | None
+) -> OpenAPIResponse:
+    examples = {"example": _example(said.own_503)}
+    if isinstance(error, OpenAPIResponse) and error.content and schema:
+        # It is not even known who asks without the database.
+        otherwise = error.content[JSON]
+        assert otherwise.schema is not None
+        schema = Schema(any_of=[schema, otherwise.schema])
+        examples["error"] = next(iter(cast("Mapping[str, Example]", otherwise.examples).values()))
+    return OpenAPIResponse(
+        description="Unhealthy: the database cannot be reached",
+        content={JSON: OpenAPIMediaType(schema=schema, examples=dict(examples))},
+        headers=_headers(said, 503),
+    )
 
 
 def _without_ids(examples: Mapping[str, Example | Reference] | None) -> dict[str, Example | Reference] | None:
@@ -275,6 +288,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
             for name in (
                 "Authentication",
                 "Users",
+                "Guilds",
                 "Bots",
                 "Punishments",
                 "Subscriptions",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Request
+from maxminddb import Reader as GeoIP
 
 from modledger.domain.ledger import Ledger
 from modledger.domain.settings import Settings
@@ -37,7 +38,11 @@ class Services:
     # What a client may ask in a minute, by kind of operation, and who counts it.
     limits: Mapping[Kind, Limit]
     limiter: RateLimiter
+    # SHA-256 of the program's source as it was at the start, and of each of its folders.
+    source_hash: str
+    source_hashes: dict[str, str]
     fragments: bool
+    geoip: GeoIP | None
 
 
 def utc_now() -> datetime:

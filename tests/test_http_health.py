@@ -1,14 +1,18 @@
 """GET /health, and what everything answers while the database is away (api.md §1 and §4)."""
 
 import json
+import os
 import re
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import structlog
 
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.http.source_hashes import source_hash, source_hashes
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.migrate import migrate
 from modledger.workers.postgres import EmbeddedPostgres
@@ -71,6 +75,56 @@ def test_a_projector_that_nobody_runs_makes_it_degraded(world: World) -> None:
     assert re.fullmatch(r"The projector punishments is \d+ s behind", body["errors"][0])
 
 
+def test_admins_are_also_told_which_program_answers(world: World) -> None:
+    everybody, response = world.get("/health").json(), world.get("/v1/admin/health", ADMIN)
+    assert response.status_code == 200
+    body = response.json()
+    assert list(body) == [*HEALTH_KEYS, "source_hash", "source_hashes"]
+    assert {key: body[key] for key in ("status", "started_at", "projections")} == {
+        key: everybody[key] for key in ("status", "started_at", "projections")
+    }
+    assert (body["source_hash"], body["source_hashes"]) == (source_hash(), source_hashes())
+    assert list(body["source_hashes"]) == ["domain", "projections", "http", "workers"]
+
+
+def test_the_state_of_the_service_is_for_admins(world: World) -> None:
+    assert error_of(world.get("/v1/admin/health"), 401) == "Authentication required"
+    for user in (USER, MODERATOR):
+        assert error_of(world.get("/v1/admin/health", user), 403) == "Admin access required"
+    assert error_of(world.get("/v1/admin/health?verbose=1", ADMIN), 400) == "unknown parameter: verbose"
+
+
+def test_tables_that_cannot_be_read_are_unhealthy_for_admins_as_for_everybody(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    world.connection.execute("alter table projection_failures rename to away")
+    for path, user, more in (("/health", None, []), ("/v1/admin/health", ADMIN, ["source_hash", "source_hashes"])):
+        response = world.get(path, user)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+        assert list(response.json()) == HEALTH_KEYS + more
+        assert response.json()["status"] == "unhealthy"
+
+
+def test_source_hashes_are_those_that_sha256sum_gives() -> None:
+    root = Path(__file__).resolve().parent.parent
+
+    def listed(*rooms: str) -> str:
+        command = "sha256sum $(find \"$@\" -name '*.py' -o -name '*.sql' | sort) | sha256sum | cut -d' ' -f1"
+        run = subprocess.run(
+            ["sh", "-c", command, "sh", *rooms],
+            cwd=root,
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return run.stdout.strip()
+
+    rooms = ["domain", "projections", "http", "workers"]
+    assert source_hashes() == {room: listed(room) for room in rooms}
+    assert source_hash() == listed(*rooms)
+
+
 @pytest.fixture
 def own_server(tmp_path: object) -> EmbeddedPostgres:
     return EmbeddedPostgres(tmp_path / "postgres", durable=False)  # type: ignore[operator]
@@ -102,6 +156,7 @@ def test_while_the_database_is_away_everything_answers_503_and_afterwards_as_bef
                     world.get("/v1/users/me", USER),
                     world.get("/v1/users/profile/user", ADMIN),
                     world.get("/v1/admin/punishments/search", ADMIN),
+                    world.get("/v1/admin/health", ADMIN),
                     world.post(f"/v1/admin/punishments/user/{USER}/warn", ADMIN, {"reason": "x"}),
                     world.post("/v1/authentication/request", json={"discord_id": USER}),
                     world.post("/v1/authentication/verify", json={"code": "ABCD1234"}),
