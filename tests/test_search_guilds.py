@@ -306,3 +306,17 @@ def test_no_search_reads_the_guilds_from_end_to_end(
             msgspec.structs.replace(first, cursor=after),
         ):
             assert "guilds" not in scanned(plan_of(many, search, fragments=fragments)), search
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        (guilds.BY_IDS, ([5, 500, 50_000],)),
+        (guilds.OF_OWNER, (7, 1000)),
+        (guilds.STATISTICS, (NOW,)),
+        (guilds.BESIDE, (5,)),
+    ],
+)
+def test_no_other_read_does(many: psycopg.Connection[Any], query: str, parameters: tuple[object, ...]) -> None:
+    lines = psycopg.RawCursor(many).execute(f"explain (format json) {query}", parameters).fetchall()
+    assert "guilds" not in scanned(lines[0][0][0]["Plan"])
