@@ -37,14 +37,10 @@ class Product:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
-        # A test asks more often than one client may.
-        environment |= {f"MODLEDGER_RATE_LIMIT_{kind}": "0" for kind in ("LOGIN", "STAFF", "PUBLIC", "BOT")}
-        environment |= {"MODLEDGER_DATA_DIR": str(self.data_dir), "MODLEDGER_PORT": str(self.port), **self.settings}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "modledger.workers", "up"],
-                env=environment,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -56,6 +52,18 @@ class Product:
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
+
+    def environment(self) -> dict[str, str]:
+        """What the product's command line needs to find this one."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
+        return {
+            **inherited,
+            # A test asks more often than one client may.
+            **{f"MODLEDGER_RATE_LIMIT_{kind}": "0" for kind in ("LOGIN", "STAFF", "PUBLIC", "BOT")},
+            "MODLEDGER_DATA_DIR": str(self.data_dir),
+            "MODLEDGER_PORT": str(self.port),
+            **self.settings,
+        }
 
     def said(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
@@ -80,6 +88,12 @@ class Product:
             return Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
         finally:
             connection.close()
+
+    def key(self, *kind: str) -> str:
+        """A new key, made as README says: of the kind public, or bot with an id."""
+        command = [sys.executable, "-m", "modledger.workers", "key", *kind]
+        made = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=True)
+        return made.stdout.strip()
 
     def cookie(self, role: str) -> str:
         jar = MozillaCookieJar(self.data_dir / "cookies" / f"{role}.txt")
