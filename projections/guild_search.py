@@ -2,8 +2,8 @@
 
 State and tier are kept as the events have left them; what has ended since and is not recorded yet is a handful, and
 looked at by itself (``guilds_first_end``). So without ``q`` the page is merged from walks along ``guilds_standing``,
-one for each state and tier that it wants, and the total comes from ``guild_counts`` with that handful put right. With
-``q`` the page and the total come from what ``name_search`` finds.
+one for each state and tier that it wants, and the total comes from ``guild_counts`` with that handful put right. So is
+what begins with ``q``, but counted along the index; what contains it is found first and then sorted (``name_search``).
 """
 
 from collections.abc import Sequence
@@ -89,21 +89,24 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
         f"case when tier_until <= {moment} then 0 else tier end",
     )
     beyond = _beyond(place, parameters)
+    ended = f"{FIRST_END} <= {moment}"
     found, known = "", "true"
     if search.q is None:
-        total, walks = _by_standing(search, wanted, f"{FIRST_END} <= {moment}", beyond)
+        total, walks = _by_standing(search, None, wanted, ended, beyond)
     else:
         # guilds_name, guilds_name_code, guilds_pkey
         named = sought(search.q, _NAMES, parameters, fragments=fragments)
         known = named.known
-        ways = [[way, *wanted] for way in named.ways]
         if named.ordered:
-            total = " + ".join(f"(select count(*) from guilds where {' and '.join(way)})" for way in ways)  # noqa: S608
-            walks = _walks(search, ways, beyond)
+            beginning, *by_id = named.ways
+            total, walks = _by_standing(search, beginning, wanted, ended, beyond)
+            for way in by_id:
+                total += f" + {_count([way, *wanted])}"
+                walks += f" union all {_walks(search, [[way, *wanted]], beyond)}"
         else:
             both = " union all ".join(
-                f"select guild_id, name_key from guilds where {' and '.join(way)}"  # noqa: S608
-                for way in ways
+                f"select guild_id, name_key from guilds where {' and '.join([way, *wanted])}"  # noqa: S608
+                for way in named.ways
             )
             found = f"with found as materialized ({both})"
             total = "(select count(*) from found)"
@@ -155,32 +158,41 @@ def _wanted(search: Search, state: str, tier: str) -> list[str]:
     return [f"({expression}) = {value:d}" for expression, value in pairs if value is not None]
 
 
-def _by_standing(search: Search, wanted: Sequence[str], ended: str, beyond: Sequence[str]) -> tuple[str, str]:
-    """Total and walks without ``q``."""
+def _by_standing(
+    search: Search, name: str | None, wanted: Sequence[str], ended: str, beyond: Sequence[str]
+) -> tuple[str, str]:
+    """Total and walks, of all guilds or of those whose name begins as the condition ``name`` says."""
+    named = [] if name is None else [name]
     recorded = _wanted(search, "state_recorded", "tier")
-    # guild_counts_pkey, of two dozen rows
-    total = f"coalesce((select sum(total) from guild_counts where {' and '.join(recorded) or 'true'}), 0)::bigint"  # noqa: S608
+    states = range(3) if search.state is None else (search.state,)
+    tiers = range(4) if search.tier is None else (search.tier,)
+    # guilds_standing; without any filter guilds_name
+    cells = [[f"state_recorded = {state:d}", f"tier = {tier:d}"] for state, tier in product(states, tiers)]
+    cells = cells if wanted else [[]]
+    if name is None:
+        # guild_counts_pkey, of two dozen rows
+        where = " and ".join(recorded) or "true"
+        total = f"coalesce((select sum(total) from guild_counts where {where}), 0)::bigint"  # noqa: S608
+    else:
+        total = " + ".join(_count([*cell, name]) for cell in cells)
     if not wanted:
-        # guilds_name
-        return total, _walks(search, [[]], beyond)
+        return total, _walks(search, [named], beyond)
     # guilds_first_end
     total += f""" + (
         select count(*) filter (where {" and ".join(wanted)}) - count(*) filter (where {" and ".join(recorded)})
-        from guilds where {ended}
+        from guilds where {" and ".join([ended, *named])}
     )"""  # noqa: S608
-    states = range(3) if search.state is None else (search.state,)
-    tiers = range(4) if search.tier is None else (search.tier,)
-    # guilds_standing
-    ways = [
-        [f"state_recorded = {state:d}", f"tier = {tier:d}", f"({ended}) is not true"]
-        for state, tier in product(states, tiers)
-    ]
     # guilds_first_end. Without an order, or the planner might walk all names in search of the handful.
     handful = " union all ".join(
-        f"(select guild_id, name_key from guilds where {' and '.join([ended, *wanted, where])})"  # noqa: S608
+        f"(select guild_id, name_key from guilds where {' and '.join([ended, *named, *wanted, where])})"  # noqa: S608
         for where in beyond
     )
-    return total, f"{_walks(search, ways, beyond)} union all {handful}"
+    running = [[*cell, *named, f"({ended}) is not true"] for cell in cells]
+    return total, f"{_walks(search, running, beyond)} union all {handful}"
+
+
+def _count(conditions: Sequence[str]) -> str:
+    return f"(select count(*) from guilds where {' and '.join(conditions)})"  # noqa: S608
 
 
 def _beyond(place: _Place | None, parameters: Parameters) -> list[str]:
