@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_staff: int = 60
     rate_limit_public: int = 120
     rate_limit_bot: int = 600
+    geoip_database: Path | None = None
     read_connections: int = 4
     write_connections: int = 8
     log_level: LogLevel = "info"
@@ -349,6 +350,13 @@ _SETTINGS = (
         "rate_limit_bot",
         *_REQUESTS_A_MINUTE,
         "requests a minute of one client to what only bots may do; each bot also has its own limit an hour",
+    ),
+    _Setting(
+        "geoip_database",
+        "the path of a MaxMind DB such as GeoLite2-City.mmdb",
+        _read_path,
+        "where the addresses of log-ins are looked up, for users to tell their own sessions",
+        default="none: places are not shown",
     ),
     _Setting(
         "read_connections",

@@ -18,6 +18,7 @@ from modledger.http import (
     bots,
     fragments,
     freshness,
+    geoip,
     guilds,
     health,
     idempotency,
@@ -58,7 +59,8 @@ def create_app(
 ) -> Litestar:
     """The application for one server process. It starts to use the database at ``conninfo`` when it is started, which
     fails with LedgerUnavailable, NotMigrated or WrongMasterKey where the ledger cannot be opened; a database that goes
-    away later is answered with 503 until it is back."""
+    away later is answered with 503 until it is back. Raises SettingsError for a GeoIP database that is none."""
+    geo = geoip.open_geoip(settings.geoip_database)
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
@@ -91,6 +93,7 @@ def create_app(
             source_hash=source_hashes.source_hash(),
             source_hashes=source_hashes.source_hashes(),
             fragments=await fragments.indexed(reader),
+            geoip=geo,
         )
         try:
             yield
@@ -100,6 +103,8 @@ def create_app(
             await desk.close()
             await counts.close()
             await to_thread.run_sync(ledger.close)
+            if geo is not None:
+                geo.close()
 
     origins = allowed_origins(settings)
     app = Litestar(

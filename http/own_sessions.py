@@ -13,6 +13,7 @@ from modledger.http import logins
 from modledger.http.answers import answer_once, reply, required_position
 from modledger.http.endpoints import OWN, AnyRequest, command, read
 from modledger.http.errors import Problem, bad
+from modledger.http.geoip import GeoView, locate
 from modledger.http.idempotency import Answer
 from modledger.http.reader import Cursor, Row
 from modledger.http.services import services
@@ -29,13 +30,6 @@ _OWN = """
 """
 # $1 user id, $2 suffix, $3 now. sessions_user
 _DESTROY = "delete from sessions where user_id = $1 and token_suffix = $2 and expires_at > $3 returning 1"
-
-
-class GeoView(View, kw_only=True):
-    """Where an address is, in English; null for what is not known of it."""
-
-    country: str | None
-    city: str | None
 
 
 class SessionView(View, kw_only=True):
@@ -97,7 +91,7 @@ async def list_own_sessions(request: AnyRequest) -> Response[SessionsView]:
 
     sessions, history = await has.desk.doing(both)
     addresses = [line[3] for line in sessions if line[3] is not None] + [line[0] for line in history]
-    geo_map: dict[str, GeoView | None] = dict.fromkeys(addresses)
+    geo_map = locate(has.geoip, addresses)
     view = SessionsView(
         sessions=[_session(line, geo_map) for line in sessions],
         geo_map=geo_map,

@@ -22,6 +22,7 @@ from modledger.domain.ledger import Ledger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import User, fold
+from modledger.http.geoip import open_geoip
 from modledger.http.sessions import COOKIE, lifetime, open_session
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers import demo
@@ -47,6 +48,9 @@ class UpError(Exception):
 def up(settings: Settings, stop: threading.Event) -> None:
     """Runs until ``stop`` is set or nothing can be done any more. Raises UpError, and what its parts raise."""
     require_free_port(settings.host, settings.port)
+    # serve opens it for itself; this is to say now what is wrong with it.
+    if (places := open_geoip(settings.geoip_database)) is not None:
+        places.close()
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with database(settings) as conninfo:
         migrate(conninfo)
