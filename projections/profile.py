@@ -51,8 +51,9 @@ TABLE = Table(
         # The search: all users by name, and those of one state, level and tier.
         "profiles_names": "(username_key, user_id)",
         "profiles_cells": "(held, level, tier, username_key, user_id)",
-        # What the counts by state and tier have too many or too few.
-        "profiles_first_end": f"({FIRST_END}) where {FIRST_END} is not null",
+        # What the counts by state and tier have too many or too few. Of all rows: the planner has no statistics about
+        # the expression of a partial index, and takes a third of the table for past.
+        "profiles_first_end": f"({FIRST_END})",
     },
     # Most changes leave the indexed columns alone and fit beside the old row.
     fragments={"profiles_code": "using gin (username_code gin_trgm_ops)"},

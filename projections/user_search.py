@@ -59,7 +59,7 @@ class _Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 class _Filters(msgspec.Struct, frozen=True, kw_only=True):
     """A search as SQL. ``cell``: what held, level and tier have to be; ``now``: what has to be true of a row at this
-    moment; ``ended``: which rows may fulfil one and not the other, None where both are the same."""
+    moment; ``ended``: the query of the rows that may fulfil one and not the other, None where both are the same."""
 
     cell: list[str]
     now: list[str]
@@ -86,7 +86,8 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     filters = _filters(search, now, parameters)
     begin = _begin(after, parameters)
     last = search.offset + search.limit + 1
-    hits, known = "", "true"
+    with_ = [] if filters.ended is None else [f"ended as materialized ({filters.ended})"]
+    known = "true"
     if search.q is None:
         total = _total(filters, None)
         walks = _walks(filters, None, begin, last)
@@ -105,12 +106,12 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
                 f"(select username_key, user_id from profiles where {_all([way, *filters.now])})"  # noqa: S608
                 for way in sought.ways
             )
-            hits = f"with hits as materialized ({found})"
+            with_ = [f"hits as materialized ({found})"]
             total = "(select count(*) from hits)"
             walks = [_walk("hits", [" or ".join(begin)], last)]
     # user_activity_pkey, profiles_pkey
     sql = f"""
-        {hits}
+        {f"with {', '.join(with_)}" if with_ else ""}
         select {known}, {total}, asked.user_id, {POSITION}, a.last_activity_at, {COLUMNS}
         from (select 1) always left join (
             select * from ({" union all ".join(walks)}) walks
@@ -149,7 +150,9 @@ def _filters(search: Search, now: datetime, parameters: Parameters) -> _Filters:
         wanted.append(f"level = {search.level:d}")
     if search.state is not None or search.tier is not None:
         moment = parameters.add(now, "timestamptz")
-        ended = f"{FIRST_END} <= {moment}"
+        # profiles_first_end: a handful, or what came due while no clock worker ran. Once, and by that index, whatever
+        # order and limit are asked for.
+        ended = f"select * from profiles where {FIRST_END} <= {moment}"  # noqa: S608
         if search.state is not None:
             cell.append(f"held = {search.state:d}")
             wanted.append(_state_is(search.state, moment))
@@ -196,13 +199,12 @@ def _total(filters: _Filters, by_name: str | None) -> str:
         )
     if filters.ended is None:
         return total
-    # profiles_first_end: a handful, or what came due while no clock worker ran
-    few = [filters.ended] if by_name is None else [filters.ended, by_name]
-    return f"{total} - {_count([*few, *filters.cell])} + {_count([*few, *filters.now])}"
+    named = [] if by_name is None else [by_name]
+    return f"{total} - {_count([*named, *filters.cell], 'ended')} + {_count([*named, *filters.now], 'ended')}"
 
 
-def _count(conditions: list[str]) -> str:
-    return f"(select count(*) from profiles where {_all(conditions)})"  # noqa: S608
+def _count(conditions: list[str], table: str = "profiles") -> str:
+    return f"(select count(*) from {table} where {_all(conditions)})"  # noqa: S608
 
 
 def _walks(filters: _Filters, by_name: str | None, begin: list[str], last: int) -> list[str]:
@@ -215,9 +217,8 @@ def _walks(filters: _Filters, by_name: str | None, begin: list[str], last: int) 
     parts = " union all ".join(_walk("profiles", [_SAME, *filters.now, *wanted, part], last) for part in begin)
     walks = [f"(select w.* from {_cells(filters)} cross join lateral ({parts}) w)"]  # noqa: S608
     if filters.ended is not None:
-        # profiles_first_end
-        moved = [filters.ended, f"not ({_all(filters.cell)})", *filters.now, *wanted, " or ".join(begin)]
-        walks.append(_walk("profiles", moved, last))
+        moved = [f"not ({_all(filters.cell)})", *filters.now, *wanted, " or ".join(begin)]
+        walks.append(_walk("ended", moved, last))
     return walks
 
 
