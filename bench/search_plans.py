@@ -14,14 +14,17 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psycopg
 
+from modledger.projections import marks, reason_words
 from modledger.projections import search as punishment_search
 from modledger.projections.catalog import create
 from modledger.projections.punishments import COUNTS, TABLE
 from modledger.projections.search import Search
+from modledger.workers.demo_words import reason
 
 DATABASE = "modledger_search_plans"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -34,7 +37,7 @@ FILL = """
     insert into punishments
     select (case when of_guild then 'guild:' || subject else 'user:' || subject end), n, n,
         case when not of_guild then subject end, case when of_guild then subject end, type,
-        (array['spam', 'raid', 'insult', 'advertising', 'scam link', 'off topic'])[1 + n %% 6], issuer, expires_at,
+        reason, reason_key, issuer, expires_at,
         not ended, case when not ended then expires_at end,
         case when lapsed then 'lapsed' when ended then 'lifted' end,
         case when ended and not lapsed then at + interval '1 hour' end,
@@ -60,7 +63,7 @@ FILL = """
                 from generate_series(1, %(rows)s) n
             ) drawn
         ) ending
-    ) ended
+    ) ended join sampled using (n)
 """
 COUNT = """
     insert into punishment_counts
@@ -73,17 +76,56 @@ COUNT = """
 """
 
 
+MARK = f"""
+    insert into punishment_marks
+    select kind, value, id / {marks.SPAN}, bit_or(set_bit(0::bit({marks.SPAN}), mod(id, {marks.SPAN})::int, 1))
+    from punishments join sampled on n = id, lateral (
+        select {marks.WORD}, word from unnest(words) as word
+        union all select {marks.ISSUER}, issued_by where issued_by is not null
+        union all select {marks.GUILD}, guild_id where guild_id is not null
+        union all select {marks.TYPE}, type
+        union all select {marks.OPEN}, 0 where open
+        union all select {marks.WEEK}, 1 + ((created_at at time zone 'UTC')::date - date '0001-01-01') / 7
+    ) as mark (kind, value) group by 1, 2, 3
+"""
+
+
+def sampled(rows: int) -> Iterator[tuple[int, str, str, list[int]]]:
+    """Reasons as the demo has them. To a third of them an automaton has put its mark; one in twenty has a link of its
+    own, one in twenty the number of a case."""
+    luck = Random(7)
+    for n in range(1, rows + 1):
+        text, more = reason(luck), luck.random()
+        if more < 0.333:
+            text += " [auto]"
+        elif more < 0.383:
+            text += f" https://cdn.example/{luck.getrandbits(40):x}"
+        elif more < 0.433:
+            text += f", case {luck.randrange(10**17, 10**18)}"
+        yield n, text, reason_words.key(text), [reason_words.number(word) for word in reason_words.words(text)]
+
+
 def fill(conn: psycopg.Connection[Any], rows: int) -> None:
     cursor = conn.cursor()
     cursor.execute("create table projection_tracking (application_name text primary key, notification_id bigint)")
     cursor.execute("insert into projection_tracking values ('punishments', %s)", (rows,))
-    create(cursor, COUNTS)
-    create(cursor, TABLE)
+    cursor.execute("create extension if not exists pg_trgm")
+    cursor.execute("create temp table sampled (n bigint primary key, reason text, reason_key text, words bigint[])")
+    found: list[tuple[str, int]] = []
+    with cursor.copy("copy sampled from stdin") as copied:
+        for row in sampled(rows):
+            copied.write_row(row)
+            found += [(word, row[0]) for word in reason_words.words(row[1])]
+    for table in (COUNTS, TABLE, marks.TABLE, reason_words.TABLE):
+        create(cursor, table)
+        for name, on in table.fragments.items():
+            cursor.execute(f"create index {name} on {table.name} {on}".encode())
+    reason_words.count(cursor, found, ())
     cursor.execute("select setseed(0.5)")
     cursor.execute(FILL, {"now": NOW, "rows": rows, "guild": GUILD, "issuer": ISSUER, "user": USER})
     cursor.execute(COUNT)
-    cursor.execute("vacuum analyze punishments")
-    cursor.execute("vacuum analyze punishment_counts")
+    cursor.execute(MARK.encode())
+    cursor.execute("vacuum analyze")
 
 
 def searches() -> Iterator[tuple[str, Search]]:
@@ -128,14 +170,14 @@ def measure(conn: psycopg.Connection[Any], search: Search, times: int) -> tuple[
     total = 0
     for _ in range(times):
         begun = time.perf_counter()
-        sql, parameters = punishment_search.statement(search, NOW)
+        sql, parameters = punishment_search.statement(search, NOW, fragments=True)
         total = punishment_search.page(search, cursor.execute(sql, parameters, prepare=False).fetchall()).total
         taken.append((time.perf_counter() - begun) * 1000)
     return sorted(taken), total
 
 
 def explain(conn: psycopg.Connection[Any], search: Search) -> list[str]:
-    sql, parameters = punishment_search.statement(search, NOW)
+    sql, parameters = punishment_search.statement(search, NOW, fragments=True)
     lines = psycopg.RawCursor(conn).execute("explain (analyze, buffers, costs off) " + sql, parameters).fetchall()
     return [line for (line,) in lines]
 

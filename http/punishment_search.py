@@ -8,6 +8,7 @@ from litestar import Response
 from litestar.params import QueryParameter
 
 from modledger.domain.subjects import ADMIN
+from modledger.http import fragments
 from modledger.http.answers import reply, required_position
 from modledger.http.endpoints import STAFF, AnyRequest, read
 from modledger.http.errors import bad
@@ -20,6 +21,16 @@ from modledger.projections.search import Page, Search, find, statement
 
 _Id = Annotated[int | None, QueryParameter(ge=1, le=MAX_ID, description="A Discord id.")]
 _Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
+_Q = Annotated[
+    str | None,
+    QueryParameter(
+        min_length=1,
+        max_length=fragments.MAX_Q,
+        description=f"Terms that the reason bears, all of them, in any case of letters; 1–{fragments.MAX_Q} characters"
+        " after trimming. A term of three characters and more is found anywhere in a word, a shorter one as a"
+        " whole word.",
+    ),
+]
 _TYPE = "1 Warning, 2 Timeout, 3 Ban, 4 Guild Blacklist; or the name that answers bear, such as BAN."
 
 
@@ -41,7 +52,7 @@ def punishment_type_of(text: str | None) -> int | None:
     access=STAFF[ADMIN],
     tag="Punishments",
     example={"punishments": [PUNISHMENT_EXAMPLE], "total": 1, "limit": 25, "offset": 0},
-    errors={400: "limit must be between 1 and 100"},
+    errors={400: "limit must be between 1 and 100", **fragments.ERRORS},
 )
 async def search_punishments(
     request: AnyRequest,
@@ -59,14 +70,13 @@ async def search_punishments(
     created_before: Annotated[
         datetime | None, QueryParameter(description="Only those issued before this moment.")
     ] = None,
+    q: _Q = None,
     sort: Annotated[
         _Sort, QueryParameter(description="- for descending; equal ends follow created_at, equal times the id.")
     ] = "-created_at",
     offset: Annotated[int, QueryParameter(ge=0, description="How many to pass over.")] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=100, description="How many to answer at most.")] = 25,
-    cursor: Annotated[
-        str | None, QueryParameter(description="next_cursor of the answer before; excludes offset.", max_length=512)
-    ] = None,
+    cursor: fragments.Cursor = None,
 ) -> Response[PunishmentsView]:
     has = services(request)
     required = required_position(request)
@@ -80,6 +90,7 @@ async def search_punishments(
         active_only=active_only,
         created_after=None if created_after is None else created_after.astimezone(UTC),
         created_before=None if created_before is None else created_before.astimezone(UTC),
+        q=fragments.trimmed(q),
         sort=sort,
         offset=min(offset, FARTHEST),
         limit=limit,
@@ -87,12 +98,12 @@ async def search_punishments(
     )
     now = has.clock()
     try:
-        statement(search, now)
+        statement(search, now, fragments=has.fragments)
     except ValueError as error:
         raise bad(str(error)) from None
 
     async def one_page() -> Page:
-        return await has.reader.doing(lambda at: find(at.connection, search, now))
+        return await has.reader.doing(lambda at: find(at.connection, search, now, fragments=has.fragments))
 
     found = await fresh(
         one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")

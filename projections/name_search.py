@@ -10,7 +10,7 @@ What a table needs, its columns null where there is no name:
     columns     "name_key": 'text collate "C"'    profile.name_key(name)    (``username_key`` in profiles)
                 "name_code": "text"               fragments.code(name_key)
     indexes     "guilds_name": "(name_key, guild_id)"
-    fragments   "guilds_name_code": "using gin (name_code gin_trgm_ops)"
+    fragments   "guilds_name_code": "using gin (name_code gin_trgm_ops) with (fastupdate = off)"
 
 The order of names is ``name_key``, then the id: with the collation "C" the order of Python's strings, and an index that
 serves both the order and what begins with something.
@@ -54,7 +54,7 @@ class Sought(msgspec.Struct, frozen=True, kw_only=True):
 def sought(q: str, named: Named, parameters: Parameters, *, fragments: bool) -> Sought:
     """``q``: 1–100 characters, trimmed. ``fragments``: the database has the index on ``named.code``."""
     key = name_key(q)
-    within = fragments and len(q) >= LEAST
+    within = fragments and len(key) >= LEAST
     if within:
         # The index of fragments.
         of_name = f"{named.code} like {parameters.add(containing(key), 'text')}"
@@ -67,7 +67,7 @@ def sought(q: str, named: Named, parameters: Parameters, *, fragments: bool) -> 
         # The primary key.
         ways.append(f"{named.id} = {int(q):d} and ({of_name}) is not true")
     known = "true"
-    if not fragments and len(q) >= LEAST:
+    if not fragments and len(key) >= LEAST:
         # Not by EXISTS, for which a planner that expects many matches would rather read the table until it meets one.
         known = " or ".join(
             f"(select 1 from {named.table} where {way} order by {named.key} limit 1) is not null"  # noqa: S608

@@ -1,7 +1,7 @@
-"""Every punishment ever issued, and how many there are per guild, issuer, type and week."""
+"""Every punishment ever issued, how many there are per guild, issuer, type and week, and which words lead to it."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -9,7 +9,9 @@ import msgspec
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING, EndingKind
+from modledger.projections import marks, reason_words
 from modledger.projections.projector import Cursor, Key, Projector, Table
+from modledger.projections.weeks import week
 
 TABLE = Table(
     name="punishments",
@@ -21,6 +23,7 @@ TABLE = Table(
         "guild_id": "bigint",
         "type": "smallint not null",
         "reason": "text not null",
+        "reason_key": "text not null",
         "issued_by": "bigint",
         "expires_at": "timestamptz",
         "open": "boolean not null",
@@ -74,7 +77,8 @@ COUNTS = Table(
 
 
 class Punishment(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``open``: neither ended by
+    """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``reason_key``: see
+    ``reason_words.key``. ``open``: neither ended by
     anyone nor recorded as run out; whether it is active depends on the time. ``due_at``: the end of an open one, a
     column of its own because a planner that multiplies the odds of ``open`` and of a past end expects a table full of
     them. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
@@ -86,6 +90,7 @@ class Punishment(msgspec.Struct, frozen=True, kw_only=True):
     guild_id: int | None
     type: int
     reason: str
+    reason_key: str
     issued_by: int | None
     expires_at: datetime | None
     open: bool
@@ -123,14 +128,20 @@ def touches(recorded: Recorded) -> Key | None:
 def fold(rows: Mapping[Key, Punishment], recorded: Recorded) -> Sequence[Punishment]:
     event, at, version = recorded.event, recorded.occurred_at, recorded.version
     if isinstance(event, events.SubjectErased):
-        return [msgspec.structs.replace(row, reason=events.ERASED, version=version) for row in rows.values()]
+        return [
+            msgspec.structs.replace(row, reason=events.ERASED, reason_key="", version=version) for row in rows.values()
+        ]
     kind = ISSUES.get(type(event))
     if kind is not None:
         return (_issued(recorded, kind),)
     row = rows[(recorded.stream, event.number)]  # type: ignore[attr-defined]
     changes: dict[str, Any] = {"version": version, "updated_at": max(row.updated_at, at)}
     if isinstance(event, events.PunishmentAmended):
-        changes |= {"reason": event.reason, "expires_at": event.expires_at}
+        changes |= {
+            "reason": event.reason,
+            "reason_key": reason_words.key(event.reason),
+            "expires_at": event.expires_at,
+        }
         changes["due_at"] = event.expires_at if row.open else None
     elif isinstance(event, events.PunishmentLapsed):
         changes |= {"open": False, "due_at": None, "ended_kind": "lapsed"}
@@ -144,6 +155,7 @@ def fold(rows: Mapping[Key, Punishment], recorded: Recorded) -> Sequence[Punishm
 def _issued(recorded: Recorded, kind: int) -> Punishment:
     of, _, subject_id = recorded.stream.partition(":")
     expires_at = getattr(recorded.event, "expires_at", None)
+    reason: str = recorded.event.reason  # type: ignore[attr-defined]
     return Punishment(
         stream=recorded.stream,
         number=recorded.version,
@@ -151,7 +163,8 @@ def _issued(recorded: Recorded, kind: int) -> Punishment:
         user_id=int(subject_id) if of == "user" else None,
         guild_id=int(subject_id) if of == "guild" else None,
         type=kind,
-        reason=recorded.event.reason,  # type: ignore[attr-defined]
+        reason=reason,
+        reason_key=reason_words.key(reason),
         issued_by=recorded.actor.user_id,
         expires_at=expires_at,
         open=True,
@@ -165,15 +178,10 @@ def _issued(recorded: Recorded, kind: int) -> Punishment:
     )
 
 
-WEEK = timedelta(weeks=1)
-_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
-
-
-def week(at: datetime) -> int:
-    """The number of the seven days that hold the moment, 1 for those that begin the year 1 in UTC. Any aware datetime
-    has one, also the first and the last whose UTC year Python cannot write: such a week is below 1 or above the
-    last."""
-    return 1 + (at - _BEGINNING) // WEEK
+def derive(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
+    """Brings the tables beside ``punishments`` along with these changes of rows."""
+    count(cursor, changes)
+    mark(cursor, changes)
 
 
 def count(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
@@ -214,6 +222,38 @@ def _cells(row: Punishment) -> list[tuple[int, int, int, int]]:
     return [(guild, issuer, row.type, number) for guild in guilds for issuer in issuers for number in weeks]
 
 
+def mark(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
+    """Brings ``punishment_marks`` and ``reason_words`` along with these changes of rows."""
+    made: list[tuple[str, int]] = []
+    gone: list[tuple[str, int]] = []
+    set_: list[marks.Mark] = []
+    cleared: list[marks.Mark] = []
+    for before, after in changes:
+        later = set(reason_words.words(after.reason))
+        earlier = set() if before is None else set(reason_words.words(before.reason))
+        made += [(word, after.id) for word in later - earlier]
+        gone += [(word, after.id) for word in earlier - later]
+        if before is None:
+            set_ += _lasting_marks(after)
+        if after.open and (before is None or not before.open):
+            set_.append((marks.OPEN, 0, after.id))
+        if not after.open and before is not None and before.open:
+            cleared.append((marks.OPEN, 0, after.id))
+    set_ += [(marks.WORD, reason_words.number(word), bearer) for word, bearer in made]
+    cleared += [(marks.WORD, reason_words.number(word), bearer) for word, bearer in gone]
+    reason_words.count(cursor, made, gone)
+    marks.write(cursor, set_, cleared)
+
+
+def _lasting_marks(row: Punishment) -> list[marks.Mark]:
+    found = [(marks.TYPE, row.type, row.id), (marks.WEEK, week(row.created_at), row.id)]
+    if row.issued_by is not None:
+        found.append((marks.ISSUER, row.issued_by, row.id))
+    if row.guild_id is not None:
+        found.append((marks.GUILD, row.guild_id, row.id))
+    return found
+
+
 PROJECTOR = Projector(
     name="punishments",
     table=TABLE,
@@ -227,8 +267,8 @@ PROJECTOR = Projector(
     makes=frozenset(topic for topic, event in events.EVENTS.items() if event in ISSUES),
     touches=touches,
     fold=fold,
-    also=count,
-    beside=(COUNTS,),
+    also=derive,
+    beside=(COUNTS, marks.TABLE, reason_words.TABLE),
 )
 
 

@@ -5,10 +5,12 @@ key. A search walks one index once for each (open, type) that it wants and merge
 more rows than it passes. Totals come from ``punishment_counts``, less those open ones that ran out and are not recorded
 yet; between dates from its whole weeks, and what the dates cut off the weeks at both ends is counted along an index. So
 is a search by user, because a user has few.
+
+A search for words (``q``, reason_search.py) is answered by ``punishment_marks``: they count what is found, whatever
+else is filtered by. Where that is few they also say which ones, and these are sorted; else the walks soon find a page.
+docs/search.md shows the plans.
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
@@ -18,14 +20,19 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING
-from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of, week
+from modledger.projections import cursors, marks, reason_search
+from modledger.projections.name_search import check_known
+from modledger.projections.parameters import Parameters
+from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of
+from modledger.projections.weeks import beginning, week
 
 Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1;
+    """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1; ``q`` 1–100
+    characters, trimmed, by the rule of ``reason_search``;
     ``created_after`` and ``created_before`` exclude the moment itself. ``cursor``: a ``next_cursor`` of the same
     filters and sort; the page after it begins there and ``offset`` has to be 0.
 
@@ -40,6 +47,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     active_only: bool = False
     created_after: datetime | None = None
     created_before: datetime | None = None
+    q: str | None = None
     sort: Sort = "-created_at"
     offset: int = 0
     limit: int = 25
@@ -56,57 +64,41 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
-class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a page ended, and of which search. ``expires_at`` None: at those without an end, or not sorted by it."""
+class _Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a page ended. ``expires_at`` None: at those without an end, or not sorted by it."""
 
-    user_id: int | None
-    guild_id: int | None
-    issued_by: int | None
-    type: int | None
-    active_only: bool
-    created_after: datetime | None
-    created_before: datetime | None
-    sort: Sort
-    expires_at: datetime | None
-    created_at: datetime
-    id: int
-
-
-class _Parameters:
-    """The statement's parameters as they are named, one after the other."""
-
-    def __init__(self) -> None:
-        self.values: list[object] = []
-
-    def add(self, value: object, kind: str) -> str:
-        self.values.append(value)
-        return f"${len(self.values)}::{kind}"
+    expires_at: cursors.Moment | None
+    created_at: cursors.Moment
+    id: cursors.Id
 
 
 class _Dates(msgspec.Struct, frozen=True):
     """What lies between the dates of a search, as SQL. ``both``: the conditions as they are; ``whole_weeks`` on
-    ``punishment_counts``, and what is left on both sides of these weeks."""
+    ``punishment_counts``, and what is left on both sides of these weeks. ``weeks``: all that the dates touch, as a
+    condition on a number; None where there are no dates."""
 
     both: list[str]
     whole_weeks: str
     cut_weeks: list[str]
+    weeks: str | None
 
 
 _ENDS = "coalesce(expires_at, 'infinity')"
 
 
-async def find(conn: psycopg.AsyncConnection[Any], search: Search, now: datetime) -> Page:
-    """The page that is asked for, as of ``now``; one round trip in autocommit mode.
+async def find(conn: psycopg.AsyncConnection[Any], search: Search, now: datetime, *, fragments: bool) -> Page:
+    """The page that is asked for, as of ``now``; one round trip in autocommit mode. ``fragments``: the database has its
+    indexes for fragments.
 
-    Raises ValueError for a cursor that is not one of this search's, and psycopg.Error.
+    Raises ValueError for a cursor that is not one of this search's, FragmentsNeeded, and psycopg.Error.
     """
-    sql, parameters = statement(search, now)
+    sql, parameters = statement(search, now, fragments=fragments)
     cursor = psycopg.AsyncRawCursor(conn, row_factory=tuple_row)
     await cursor.execute(sql, parameters, prepare=False)
     return page(search, await cursor.fetchall())
 
 
-def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
+def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, list[object]]:
     """SQL and parameters for one of psycopg's raw cursors; ``page`` reads its lines.
 
     Numbers stand in it as they are and not as parameters: one issuer has three punishments and the next a third of all,
@@ -114,23 +106,33 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
     Raises ValueError for a cursor that is not one of this search's.
     """
     after = None if search.cursor is None else _decode(search, search.cursor)
-    parameters = _Parameters()
+    parameters = Parameters()
     types = _types(search)
     way = "desc" if search.sort.startswith("-") else "asc"
     named = (("user_id", search.user_id), ("guild_id", search.guild_id), ("issued_by", search.issued_by))
     wanted = [f"{name} = {value:d}" for name, value in named if value is not None]
     dates = _dates(search, parameters)
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
+    last = search.offset + search.limit + 1
+    terms = None if search.q is None else reason_search.terms(search.q, parameters, fragments=fragments)
+    if terms is not None:
+        wanted += terms.rows
     total = _total(search, types, wanted, dates, moment)
     wanted += dates.both
     if search.active_only:
         wanted.append(f"{_ENDS} > {moment}")
+    tables = [] if terms is None else terms.tables
+    by_marks = bool(terms and types) and search.user_id is None
+    if terms is not None and by_marks:
+        tables += _marked(search, types, terms, dates, wanted, last)
+        total = f"case when (select few from decided) then (select count(*) from few) else {total} end"  # noqa: S608
+    beyond_cursor = []
     if after is not None:
         times = {"created_at": parameters.add(after.created_at, "timestamptz")}
         if _by_end(search):
             times = {_ENDS: parameters.add(after.expires_at or "infinity", "timestamptz"), **times}
         beyond = "<" if way == "desc" else ">"
-        wanted.append(f"({', '.join(times)}, id) {beyond} ({', '.join(times.values())}, {after.id:d})")
+        beyond_cursor = [f"({', '.join(times)}, id) {beyond} ({', '.join(times.values())}, {after.id:d})"]
     # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_,
     # punishments_guild_ or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk,
     # because the planner asks a branch of UNION ALL that has conditions of its own for no order.
@@ -143,14 +145,23 @@ def statement(search: Search, now: datetime) -> tuple[str, list[object]]:
         else:
             cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
     order = f"order by sort_key {way}, created_at {way}, id {way}"
-    last = search.offset + search.limit + 1
-    conditions = [" and ".join([*wanted, *cell]) for cell in cells] or ["false"]
+    if terms is not None and by_marks:
+        # The walks are for words that many bear. The planner, who may take them for rare ones, would rather sort
+        # everything: of a CASE it knows nothing, and so expects a half.
+        many = [f"case when {condition} then true end" for condition in terms.rows]
+        wanted = [condition for condition in wanted if condition not in terms.rows]
+        wanted += [*many, "(select not few from decided)"]
+    ways = [("punishments", " and ".join([*wanted, *beyond_cursor, *cell])) for cell in cells]
+    if by_marks:
+        ways.append(("few", " and ".join(beyond_cursor) or "true"))
     walks = [
-        f"(select *, {sort_key} as sort_key from punishments where {condition} {order} limit {last:d})"  # noqa: S608
-        for condition in conditions
+        f"(select *, {sort_key} as sort_key from {table} where {condition} {order} limit {last:d})"  # noqa: S608
+        for table, condition in ways or [("punishments", " and ".join(["false", *wanted]))]
     ]
+    known = "true" if terms is None else terms.known
     sql = f"""
-        select {POSITION}, {total}, {COLUMNS} from (select 1) always left join (
+        {f"with {', '.join(tables)}" if tables else ""}
+        select {POSITION}, {total}, {known}, {COLUMNS} from (select 1) always left join (
             select * from ({" union all ".join(walks)}) walks
             {order} offset {search.offset:d} limit {search.limit + 1:d}
         ) p on true
@@ -177,7 +188,7 @@ def _few_between(search: Search, now: datetime) -> bool:
     return (before or now) - after < timedelta(days=7)
 
 
-def _parts(search: Search, parameters: _Parameters) -> tuple[str, str]:
+def _parts(search: Search, parameters: Parameters) -> tuple[str, str]:
     """Those without an end, which stand in the order of created_at, and those with one."""
     with_end = f"{_ENDS} < 'infinity'"
     if search.created_after is not None:
@@ -187,9 +198,10 @@ def _parts(search: Search, parameters: _Parameters) -> tuple[str, str]:
 
 
 def page(search: Search, lines: Sequence[Sequence[Any]]) -> Page:
-    """The answer of ``statement``, whose lines are never none."""
-    position, total, *_ = lines[0]
-    found = [row for line in lines if (row := punishment_of(line[2:])) is not None]
+    """The answer of ``statement``, whose lines are never none. Raises FragmentsNeeded."""
+    position, total, known, *_ = lines[0]
+    check_known(known)
+    found = [row for line in lines if (row := punishment_of(line[3:])) is not None]
     shown = found[: search.limit]
     more = len(found) > search.limit
     return Page(
@@ -235,11 +247,19 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: _Da
     # Both values by name, or no index that begins with it could be walked.
     state = "open" if search.active_only else "open = any(array[true, false])"
     counted = "open" if search.active_only else "total"
-    # punishment_counts_pkey
-    whole = (
-        f"coalesce((select sum({counted}) from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
-        f" and issued_by = {search.issued_by or 0:d} and {of_type} and {dates.whole_weeks}), 0)::bigint"
-    )
+    if search.q is None:
+        # punishment_counts_pkey
+        whole = (
+            f"coalesce((select sum({counted}) from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
+            f" and issued_by = {search.issued_by or 0:d} and {of_type} and {dates.whole_weeks}), 0)::bigint"
+        )
+    elif dates.weeks is None:
+        whole = "(select most from decided)"
+    else:
+        whole = f"""(
+            select coalesce(sum(bit_count(found.bits & weeks.bits)), 0)::bigint
+            from found join ({_of_weeks(dates.whole_weeks)}) weeks using (span)
+        )"""  # noqa: S608
     # The _created index of the walks, at most twice seven days of it.
     total = " + ".join([whole, *(_count([*wanted, state, of_type, cut]) for cut in dates.cut_weeks)])
     if not search.active_only:
@@ -248,14 +268,62 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: _Da
     return f"{total} - {_count([f'due_at <= {moment}', *wanted, *dates.both, of_type])}"
 
 
+def _marked(
+    search: Search, types: tuple[int, ...], terms: reason_search.Terms, dates: _Dates, wanted: list[str], last: int
+) -> list[str]:
+    """What stands in WITH for a search for words, after the tables of the terms. ``found``: the punishments, by their
+    marks, in all weeks that the dates touch. ``decided``: how many these are, and whether to fetch and sort them (3 µs
+    each) is quicker than to walk over those that would be found without the words until a page is full (1 µs
+    each). ``few``: their rows, if so."""
+    sought = [
+        (marks.ISSUER, search.issued_by),
+        (marks.GUILD, search.guild_id),
+        (marks.TYPE, search.type),
+        (marks.OPEN, 0 if search.active_only else None),
+    ]
+    bits = [*terms.bits, *(marks.marked(kind, value) for kind, value in sought if value is not None)]
+    if dates.weeks is not None:
+        bits.append(_of_weeks(dates.weeks))
+    of_type = f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
+    return [
+        f"""found as materialized (
+            select span, bit_and(bits) as bits from ({" union all ".join(bits)}) one
+            group by span having count(*) = {len(bits)}
+        )""",  # noqa: S608
+        # punishment_counts_pkey
+        f"""decided as materialized (
+            select most, 3.0 * most * most <= {last:d} * among as few from
+            (select coalesce(sum(bit_count(bits)), 0)::bigint as most from found) as of_found,
+            (select coalesce(sum(total), 0)::bigint as among from punishment_counts
+                where guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d} and {of_type}
+                and week = 0) as of_all
+        )""",  # noqa: S608
+        # punishments_id; OFFSET 0 because nothing else is to be tried.
+        f"""few as materialized (
+            select p.* from ({marks.ids("found")}) one cross join lateral (
+                select * from punishments where id = one.id offset 0
+            ) p where (select few from decided) and {" and ".join(wanted)}
+        )""",  # noqa: S608
+    ]
+
+
+def _of_weeks(weeks: str) -> str:
+    # punishment_marks_pkey
+    return f"""
+        select span, bit_or(bits) as bits
+        from (select span, bits, value as week from punishment_marks where kind = {marks.WEEK}) of_week
+        where {weeks} group by span
+    """  # noqa: S608
+
+
 def _count(conditions: Sequence[str]) -> str:
     return f"(select count(*) from punishments where {' and '.join(conditions)})"  # noqa: S608
 
 
-def _dates(search: Search, parameters: _Parameters) -> _Dates:
+def _dates(search: Search, parameters: Parameters) -> _Dates:
     after, before = search.created_after, search.created_before
     if after is None and before is None:
-        return _Dates([], "week = 0", [])
+        return _Dates([], "week = 0", [], None)
     later = earlier = None
     if after is not None:
         later = f"created_at > {parameters.add(after, 'timestamptz')}"
@@ -263,45 +331,31 @@ def _dates(search: Search, parameters: _Parameters) -> _Dates:
         earlier = f"created_at < {parameters.add(before, 'timestamptz')}"
     both = [condition for condition in (later, earlier) if condition is not None]
     if after is not None and before is not None and week(after) >= week(before):
-        return _Dates(both, "false", [" and ".join(both)])
-    weeks, cut = ["week > 0"], []
+        return _Dates(both, "false", [" and ".join(both)], f"week between {week(after)} and {week(before)}")
+    weeks, cut, touched = ["week > 0"], [], []
     if after is not None:
+        touched.append(f"week >= {week(after)}")
         weeks.append(f"week > {week(after)}")
-        cut.append(f"{later} and created_at < {_begin(week(after) + 1)}")
+        cut.append(f"{later} and created_at < {beginning(week(after) + 1)}")
     if before is not None:
+        touched.append(f"week <= {week(before)}")
         weeks.append(f"week < {week(before)}")
-        cut.append(f"created_at >= {_begin(week(before))} and {earlier}")
-    return _Dates(both, " and ".join(weeks), cut)
+        cut.append(f"created_at >= {beginning(week(before))} and {earlier}")
+    return _Dates(both, " and ".join(weeks), cut, " and ".join(touched))
 
 
-def _begin(number: int) -> str:
-    """In SQL, where the year 9999 has a week after its last."""
-    return f"('0001-01-01T00:00:00Z'::timestamptz + interval '{168 * (number - 1)} hours')"
-
-
-def _identity(search: Search | _Cursor) -> tuple[object, ...]:
+def _identity(search: Search) -> tuple[object, ...]:
     """What a cursor is bound to."""
-    filters = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only)
+    filters = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.q)
     return (*filters, search.created_after, search.created_before, search.sort)
 
 
 def _encode(search: Search, last: Punishment) -> str:
     expires_at = last.expires_at if _by_end(search) else None
-    cursor = msgspec.convert([*_identity(search), expires_at, last.created_at, last.id], _Cursor)
-    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+    return cursors.encode(_identity(search), _Place(expires_at, last.created_at, last.id))
 
 
-def _decode(search: Search, text: str) -> _Cursor:
+def _decode(search: Search, text: str) -> _Place:
     if search.offset:
         raise ValueError("cursor and offset exclude each other")
-    try:
-        raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        cursor = msgspec.json.decode(raw, type=_Cursor)
-    except (binascii.Error, UnicodeError, msgspec.DecodeError, RecursionError):
-        raise ValueError("cursor is not valid") from None
-    times = (cursor.created_after, cursor.created_before, cursor.expires_at, cursor.created_at)
-    if any(time is not None and time.tzinfo is None for time in times) or not 0 < cursor.id < 2**63:
-        raise ValueError("cursor is not valid")
-    if _identity(cursor) != _identity(search):
-        raise ValueError("cursor belongs to another search")
-    return cursor
+    return cursors.decode(text, _identity(search), _Place)

@@ -208,6 +208,7 @@ def test_the_schema_states_the_ranges_that_are_checked(document: dict[str, Any])
         "active_only",
         "created_after",
         "created_before",
+        "q",
         "sort",
         "offset",
         "limit",

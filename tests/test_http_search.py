@@ -141,3 +141,56 @@ def test_active_only_is_right_at_the_very_second_of_an_end(world: World) -> None
 
 def test_the_search_is_for_admins(world: World) -> None:
     assert error_of(world.get(SEARCH, MODERATOR), 403) == "Admin access required"
+
+
+def test_words_and_fragments_are_searched_for_together_with_every_filter(world: World) -> None:
+    texts = ("Spam in chat", "SPAMMING, again", "nothing", "no spam", "100% scam_link", "o no")
+    for hour, text in enumerate(texts):
+        at = NOW - timedelta(days=10) + timedelta(hours=hour)
+        actor, target = (BY_ADMIN, BY_MODERATOR)[hour % 2], Subject("user", (USER, OTHER_USER)[hour // 3])
+        world.act(commands.IssueWarning(target=target, reason=text), actor, at)
+
+    def found(**parameters: str) -> list[str]:
+        body = world.get(SEARCH, ADMIN, params=parameters).json()
+        assert body["total"] == len(body["punishments"])
+        return [one["reason"] for one in body["punishments"]]
+
+    assert found(q="spam") == ["no spam", "SPAMMING, again", "Spam in chat"]
+    assert found(q=" SPAM\tin ") == ["Spam in chat"]
+    assert found(q="no") == ["o no", "no spam"]
+    assert found(q="pam", sort="created_at") == ["Spam in chat", "SPAMMING, again", "no spam"]
+    assert found(q="0% cam_l") == []
+    assert found(q="00% cam_l") == ["100% scam_link"]
+    assert found(q="%%%") == []
+    assert found(q="spam", issued_by=str(ADMIN)) == ["Spam in chat"]
+    assert found(q="spam", user_id=str(OTHER_USER)) == ["no spam"]
+    assert found(q="spam", guild_id=str(GUILD)) == []
+    assert found(q="spam", punishment_type="BAN", active_only="true") == []
+    dates = {"created_after": "2026-02-28T12:00:00Z", "created_before": "2026-02-28T15:00:00Z"}
+    assert found(q="spam", **dates) == ["SPAMMING, again"]
+    page = world.get(
+        SEARCH, ADMIN, params={"q": "spam", "limit": "2", **dates, "created_after": "2026-02-01T00:00:00Z"}
+    )
+    rest = {"q": "spam", "limit": "2", **dates, "created_after": "2026-02-01T00:00:00Z"}
+    assert "next_cursor" not in page.json()
+    first = world.get(SEARCH, ADMIN, params={**rest, "limit": "1"}).json()
+    second = world.get(SEARCH, ADMIN, params={**rest, "limit": "1", "cursor": first["next_cursor"]}).json()
+    assert first["punishments"] + second["punishments"] == page.json()["punishments"]
+    assert (first["total"], second["total"], "next_cursor" in second) == (2, 2, False)
+    for other in ("q=pam", "q=spam&sort=created_at"):
+        message = error_of(world.get(f"{SEARCH}?{other}&cursor={first['next_cursor']}", ADMIN), 400)
+        assert message == "cursor belongs to another search"
+
+
+def test_what_is_searched_for_has_1_to_100_characters_and_no_nul(world: World) -> None:
+    for bad in ("", "   ", "x" * 101):
+        message = error_of(world.get(SEARCH, ADMIN, params={"q": bad}), 400)
+        assert message == "q must be between 1 and 100 characters"
+    assert error_of(world.get(f"{SEARCH}?q=a%00b", ADMIN), 400) == "q must not contain a NUL character"
+    for good in (
+        " " + "x" * 100 + " ",
+        "🚫" * 100,
+        " ".join("abcdefghijklmnopqrstuvwxyzäöüßéèêçñøåæœþðđłšžčćřůýîïôûùëÿµ"),
+    ):
+        cursor = world.get(SEARCH, ADMIN, params={"q": good.strip()[:100], "limit": "1"})
+        assert cursor.json() == {"punishments": [], "total": 0, "limit": 1, "offset": 0}

@@ -63,6 +63,7 @@ def test_an_issued_punishment_is_open_under_the_position_of_its_event(
         guild_id=8 if stream == GUILD else None,
         type=kind,
         reason="raid",
+        reason_key=" raid ",
         issued_by=21,
         expires_at=until,
         open=True,

@@ -90,7 +90,7 @@ def conn(database_url: str) -> Iterator[psycopg.Connection]:
 
 
 def ask(conn: psycopg.Connection, search: Search, now: datetime = NOW) -> Page:
-    sql, parameters = statement(search, now)
+    sql, parameters = statement(search, now, fragments=True)
     return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=False).fetchall())
 
 
@@ -253,9 +253,9 @@ def cursor_of(conn: psycopg.Connection, search: Search) -> str:
 )
 def test_a_cursor_is_bound_to_its_filters_and_sort(conn: psycopg.Connection, other: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cursor belongs to another search"):
-        statement(Search(cursor=cursor_of(conn, Search()), **other), NOW)
+        statement(Search(cursor=cursor_of(conn, Search()), **other), NOW, fragments=True)
     with pytest.raises(ValueError, match="cursor belongs to another search"):
-        statement(Search(cursor=cursor_of(conn, Search(**other))), NOW)
+        statement(Search(cursor=cursor_of(conn, Search(**other))), NOW, fragments=True)
 
 
 def test_a_cursor_may_be_followed_with_another_limit(conn: psycopg.Connection) -> None:
@@ -305,12 +305,12 @@ FILTERS: list[object] = [None, None, None, None, False, None, None, "-created_at
 )
 def test_garbage_is_no_cursor(cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor is not valid"):
-        statement(Search(cursor=cursor), NOW)
+        statement(Search(cursor=cursor), NOW, fragments=True)
 
 
 def test_a_cursor_takes_no_offset(conn: psycopg.Connection) -> None:
     with pytest.raises(ValueError, match="exclude each other"):
-        statement(Search(cursor=cursor_of(conn, Search()), offset=1), NOW)
+        statement(Search(cursor=cursor_of(conn, Search()), offset=1), NOW, fragments=True)
 
 
 def test_the_asynchronous_door_gives_the_same_page(conn: psycopg.Connection, database_url: str) -> None:
@@ -318,7 +318,7 @@ def test_the_asynchronous_door_gives_the_same_page(conn: psycopg.Connection, dat
 
     async def found() -> Page:
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-            return await find(connection, search, NOW)
+            return await find(connection, search, NOW, fragments=True)
 
     assert asyncio.run(found()) == ask(conn, search)
 

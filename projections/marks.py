@@ -1,0 +1,78 @@
+"""Which punishments bear a word, an issuer, a guild, a type, a week, or are open: one bit for each, so that what has
+several of these in common is found and counted without a look at the punishments.
+
+A *mark* is a kind, a value of that kind and the id of a punishment. Ids are positions of the ledger; ``SPAN`` of them
+in a row share a line of the table, in which each has its bit. Counting what has two marks in ten million punishments
+reads a few thousand lines for each of the two; by the rows themselves it would be a million.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from modledger.projections.projector import Cursor, Table
+
+# Short enough that the line of a rare word is not much larger than a row, long enough that a frequent one has few.
+SPAN: Final = 2048
+
+# The kinds. A word's value is ``reason_words.word``; of OPEN there is one value, 0; of WEEK it is ``weeks.week``.
+WORD, ISSUER, GUILD, TYPE, OPEN, WEEK = range(6)
+
+Mark = tuple[int, int, int]
+
+TABLE = Table(
+    name="punishment_marks",
+    columns={
+        "kind": "smallint not null",
+        "value": "bigint not null",
+        "span": "bigint not null",
+        "bits": f"bit({SPAN}) not null",
+    },
+    primary_key=("kind", "value", "span"),
+    indexes={},
+    options="with (fillfactor = 85)",
+)
+
+_BITS = f"""
+    select kind, value, id / {SPAN} as span, bit_or(set_bit(0::bit({SPAN}), mod(id, {SPAN})::int, 1)) as bits
+    from json_to_recordset(%s) as m (kind smallint, value bigint, id bigint)
+    group by 1, 2, 3
+"""  # noqa: S608
+
+
+# punishment_marks_pkey, both.
+_SET = f"""
+    insert into punishment_marks as m (kind, value, span, bits) {_BITS}
+    on conflict (kind, value, span) do update set bits = m.bits | excluded.bits
+"""
+_CLEAR = f"""
+    update punishment_marks m set bits = m.bits & ~n.bits from ({_BITS}) n
+    where m.kind = n.kind and m.value = n.value and m.span = n.span
+"""  # noqa: S608
+
+
+def write(cursor: Cursor, set_: Sequence[Mark], cleared: Sequence[Mark]) -> None:
+    """Sets and clears these bits; no mark may be among both."""
+    for marks, statement in ((set_, _SET), (cleared, _CLEAR)):
+        if marks:
+            found = [{"kind": kind, "value": value, "id": id_} for kind, value, id_ in marks]
+            cursor.execute(statement, (msgspec.json.encode(found).decode(),))
+
+
+def marked(kind: int, value: int) -> str:
+    """SQL for (span, bits): those that have the mark. punishment_marks_pkey"""
+    return f"select span, bits from punishment_marks where kind = {kind:d} and value = {value:d}"  # noqa: S608
+
+
+def ids(of: str) -> str:
+    """SQL for (id): the punishments whose bits are set in ``of``, a relation of (span, bits)."""
+    # What stands between the ones, as text; behind the last of them it ends one beyond the span.
+    return f"""
+        select {of}.span * {SPAN} + place.at as id
+        from {of}, lateral (
+            select sum(length(gap) + 1) over (order by n) - 1 as at
+            from string_to_table({of}.bits::text, '1') with ordinality as gaps (gap, n)
+        ) place
+        where place.at < {SPAN}
+    """  # noqa: S608

@@ -1,0 +1,90 @@
+"""The words of reasons: what ``q`` of the punishment search is looked up in.
+
+A word is what stands between white space, casefolded. It also counts without the punctuation around it, as a *bare* word:
+``Spam,`` is found as ``spam``. A table has each word that some reason bears now, once, with its code for the search of
+fragments; which punishments bear it is said by ``marks``. So a fragment is looked for among words and not among
+reasons, of which there are many more and mostly the same.
+"""  # noqa: E501
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import msgspec
+
+from modledger.domain.events import ERASED
+from modledger.projections.fragments import code
+from modledger.projections.profile import name_key
+from modledger.projections.projector import Cursor, Table
+
+# A word's number and not the word is the key, because a word of 512 characters is too long for an index.
+TABLE = Table(
+    name="reason_words",
+    columns={
+        "word": "bigint not null",
+        "bare": "bigint not null",
+        "code": "text not null",
+        "punishments": "bigint not null",
+        # The sum of their ids: where it is one, its id. So a fragment of ten thousand links, each of its own, is
+        # looked up in one place and not in ten thousand.
+        "ids": "bigint not null",
+    },
+    primary_key=("word",),
+    indexes={"reason_words_bare": "(bare)"},
+    # Without a pending list, which every search would have to read: few words are new.
+    fragments={"reason_words_code": "using gin (code gin_trgm_ops) with (fastupdate = off)"},
+    options="with (fillfactor = 85)",
+)
+
+_AROUND = re.compile(r"^[\W_]+|[\W_]+$")
+
+
+def words(text: str) -> list[str]:
+    """The different words of a reason or of a ``q``, in order; none of a reason that was erased."""
+    return [] if text == ERASED else list(dict.fromkeys(name_key(text).split()))
+
+
+def bare(word: str) -> str:
+    """The word without punctuation around it; one that is nothing else stays as it is."""
+    return _AROUND.sub("", word) or word
+
+
+def number(word: str) -> int:
+    """What stands for a word in tables: 64 bits of a digest. Two words of the same number are not to be expected below
+    some thousand million words."""
+    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def key(reason: str) -> str:
+    """The reason as rows are matched by it: the codes of its words, and of their bare forms, between spaces."""
+    found = words(reason)
+    return f" {' '.join(map(code, dict.fromkeys([*found, *map(bare, found)])))} " if found else ""
+
+
+def count(cursor: Cursor, made: Iterable[tuple[str, int]], gone: Iterable[tuple[str, int]]) -> None:
+    """Brings the table along with what reasons bear and bear no more: words, each with the id of the punishment. A word
+    that none bears is forgotten, because it may have been erased."""
+    deltas: dict[str, list[int]] = {}
+    for pairs, by in ((made, 1), (gone, -1)):
+        for word, punishment_id in pairs:
+            delta = deltas.setdefault(word, [0, 0])
+            delta[0] += by
+            delta[1] += by * punishment_id
+    changes = [
+        {"word": number(word), "bare": number(bare(word)), "code": code(word), "punishments": delta, "ids": ids}
+        for word, (delta, ids) in deltas.items()
+        if delta or ids
+    ]
+    if changes:
+        # reason_words_pkey
+        cursor.execute(
+            "insert into reason_words as w (word, bare, code, punishments, ids)"
+            " select word, bare, code, punishments, ids from json_populate_recordset(null::reason_words, %s)"
+            " on conflict (word) do update"
+            " set punishments = w.punishments + excluded.punishments, ids = w.ids + excluded.ids",
+            (msgspec.json.encode(changes).decode(),),
+        )
+    lost = [change["word"] for change in changes if change["punishments"] < 0]  # type: ignore[operator]
+    if lost:
+        # reason_words_pkey
+        cursor.execute("delete from reason_words where word = any(%s) and punishments <= 0", (lost,))
