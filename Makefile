@@ -1,4 +1,4 @@
-# Needs make and Python 3.11 or newer; everything else goes into .venv, pinned and hashed.
+# Needs make and Python 3.11 or newer, for the tests also curl; everything else goes into .venv, pinned and hashed.
 # Paths are relative throughout, because make cannot carry a path with a space; and modules are run with `python -m`,
 # because the scripts that pip writes name their interpreter by its absolute path.
 

@@ -174,7 +174,11 @@ class Fuzzed:
         sent = {k: v for k, v in wanted.items() if k in ("params", "json", "data") and v is not None}
         if isinstance(sent.get("data"), bytes):
             sent["content"] = sent.pop("data")
-        headers = {key: value for key, value in dict(wanted["headers"]).items() if key.lower() not in _NOT_OURS}
+        headers = {
+            key: "".join(filter(str.isprintable, str(value))).encode("utf-8", "replace")
+            for key, value in dict(wanted["headers"]).items()
+            if key.lower() not in _NOT_OURS
+        }
         response = self._ask(asker, wanted["method"], wanted["url"], headers=headers, **sent)
         self.statuses[name][response.status_code] += 1
         try:
