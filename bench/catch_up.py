@@ -60,7 +60,7 @@ def _rows(figures: Rounds, note: str, share: int) -> list[Row]:
     copied = "COPY of the same events, thrown away"
     runner = (
         f"eventsourcing ProjectionRunner: one upsert and one tracking record an event in one transaction into the same"
-        f" table with the same indexes, without the counts; plain text; {share:,} events a round"
+        f" table with the same indexes, without the tables beside it; plain text; {share:,} events a round"
     )
     return [
         row(

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from modledger.domain import events
 from modledger.domain.envelope import NewEvent
 from modledger.projections.punishments import ISSUES
+from modledger.projections.reason_words import key
 
 
 def environment(conninfo: str) -> dict[str, str]:
@@ -109,7 +110,7 @@ def translate(new: NewEvent) -> DomainEvent:
 
 
 class PunishmentsView(PostgresTrackingRecorder):
-    """The materialised view: our table ``punishments`` with all its indexes, without the counts beside it. One upsert
+    """The materialised view: our table ``punishments`` with all its indexes, without the tables beside it. One upsert
     and one tracking record for each event, in one transaction."""
 
     def issued(self, event: Issued, tracking: Tracking) -> None:
@@ -118,9 +119,9 @@ class PunishmentsView(PostgresTrackingRecorder):
             self._insert_tracking(cursor, tracking)
             cursor.execute(
                 # punishments_pkey
-                "insert into punishments (stream, number, id, user_id, guild_id, type, reason, issued_by, expires_at,"
-                " due_at, open, version, created_at, updated_at)"
-                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s)"
+                "insert into punishments (stream, number, id, user_id, guild_id, type, reason, reason_key, issued_by,"
+                " expires_at, due_at, open, version, created_at, updated_at)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s)"
                 " on conflict (stream, number) do update set reason = excluded.reason,"
                 " expires_at = excluded.expires_at, due_at = excluded.due_at,"
                 " version = excluded.version, updated_at = excluded.updated_at",
@@ -132,6 +133,7 @@ class PunishmentsView(PostgresTrackingRecorder):
                     int(subject) if of == "guild" else None,
                     event.type,
                     event.reason,
+                    key(event.reason),
                     event.issued_by,
                     event.expires_at,
                     event.expires_at,
