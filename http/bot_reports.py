@@ -149,9 +149,9 @@ async def report_own_bot(request: AnyRequest, data: JSONBody[ReportBody]) -> Res
     assert caller.bot_id is not None
     bot_id, has = caller.bot_id, services(request)
     sync = commands.SyncBot(bot_id=bot_id, avatar_url=data.avatar_url)
-    # Between the two: who is not registered, or was switched off meanwhile, reports nothing.
+    # After the command, which refuses a bot that is not registered, or that was switched off meanwhile.
     return await change_bot(
-        request, bot_id, sync, lambda seen: seen, before=lambda: _record(has, bot_id, data, has.clock())
+        request, bot_id, sync, lambda seen: seen, then=lambda: _record(has, bot_id, data, has.clock())
     )
 
 

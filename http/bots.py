@@ -150,7 +150,7 @@ def admin_bot_view(owned: Owned) -> AdminBotView:
 
 
 def _sees_all(request: AnyRequest) -> bool:
-    """Admins see what is inactive, and the keys that are theirs."""
+    """Admins see inactive bots too, and more of each."""
     return isinstance(request.user, Viewer) and request.user.level >= ADMIN
 
 
@@ -281,24 +281,17 @@ async def search_bots(
     found = await fresh(
         one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "bots")
     )
-    page = _page_view(sees_all, found.bots, found.total, limit, offset, found.next_cursor)
-    return reply(request, page, found.position)
-
-
-def _page_view(
-    sees_all: bool,
-    found: list[Owned],
-    total: int,
-    limit: int,
-    offset: int,
-    next_cursor: str | None = None,
-) -> BotsView | AdminBotsView:
-    more = next_cursor or UNSET
+    paged: dict[str, Any] = {
+        "total": found.total,
+        "limit": limit,
+        "offset": offset,
+        "next_cursor": found.next_cursor or UNSET,
+    }
     if sees_all:
-        rows = [admin_bot_view(owned) for owned in found]
-        return AdminBotsView(bots=rows, total=total, limit=limit, offset=offset, next_cursor=more)
-    public = [bot_view(owned) for owned in found]
-    return BotsView(bots=public, total=total, limit=limit, offset=offset, next_cursor=more)
+        return reply(
+            request, AdminBotsView(bots=[admin_bot_view(owned) for owned in found.bots], **paged), found.position
+        )
+    return reply(request, BotsView(bots=[bot_view(owned) for owned in found.bots], **paged), found.position)
 
 
 @read(
@@ -330,14 +323,14 @@ async def change_bot(
     act: Command,
     view: Callable[[AdminBotView], object],
     *,
-    before: Callable[[], Awaitable[None]] | None = None,
+    then: Callable[[], Awaitable[None]] | None = None,
 ) -> Response[Any]:
-    """Executes a command about a bot and answers what ``view`` makes of the bot as it is then, and after ``before``,
-    which is done when the command has not been refused."""
+    """Executes a command about a bot, does what comes ``then`` unless it was refused, and answers what ``view`` makes
+    of the bot as it is after both."""
 
     async def made(outcome: Outcome) -> Made:
-        if before is not None:
-            await before()
+        if then is not None:
+            await then()
         return view(await _seen_after(services(request), bot_id, outcome)), outcome.subject.version
 
     return await carry_out_then(request, act, made)
@@ -347,8 +340,8 @@ async def _change_key(request: AnyRequest, bot_id: int, act: Command, message: s
     has = services(request)
 
     async def made(outcome: Outcome) -> Made:
-        # After the event, never with it: a server that dies here leaves a bot without a good key, whose next command
-        # makes one; a repetition under its Idempotency-Key is recognised by the ledger and comes here again.
+        # The event is in the ledger already. A server that dies here leaves the bot without the new key; the request's
+        # repetition is recognised there and comes here again.
         key, hashed = new_key("bot")
         await has.desk.fetch(STORE, hashed, "bot", bot_id, has.clock(), outcome.subject.version)
         seen = await _seen_after(has, bot_id, outcome)

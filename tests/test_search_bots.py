@@ -281,3 +281,21 @@ def test_every_combination_is_served_by_an_index(
     plan = " ".join(line for (line,) in cursor.execute(f"explain (costs off) {sql}".encode(), parameters).fetchall())
     assert "Seq Scan on bots" not in plan
     assert indexes <= {index for index in ("bots_pkey", *bots.TABLE.indexes, *bots.TABLE.fragments) if index in plan}
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters", "index"),
+    [
+        (bots.NEWEST, (False, 0, 25), "bots_created"),
+        (bots.NEWEST, (True, 500, 25), "bots_created"),
+        (bots.OWNED, (3, 100), "bots_owner"),
+        (bots.BY_IDS, ([5],), "bots_pkey"),
+    ],
+)
+def test_the_lists_are_served_by_an_index(
+    crowded: psycopg.Connection, query: str, parameters: tuple[object, ...], index: str
+) -> None:
+    cursor = psycopg.RawCursor(crowded)
+    plan = " ".join(line for (line,) in cursor.execute(f"explain (costs off) {query}".encode(), parameters).fetchall())
+    assert "Seq Scan on bots" not in plan
+    assert index in plan
