@@ -20,6 +20,7 @@ from modledger.projections.catalog import create_missing
 from modledger.projections.projector import advance
 from modledger.projections.punishments import Punishment
 from modledger.projections.search import SORTS, Page, Search, Sort, find, page, statement
+from modledger.projections.weeks import week
 from modledger.workers.migrate import migrate
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
@@ -183,10 +184,10 @@ def test_between_any_two_edges_the_total_is_the_number_of_those_between(
 
 def test_weeks_follow_each_other_without_a_hole_through_all_of_time() -> None:
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-    assert punishments.week(first) == 1
-    assert punishments.week(first.replace(tzinfo=timezone(HOUR))) == 0
-    assert punishments.week(last) == punishments.week(last.replace(tzinfo=timezone(-HOUR)))
-    assert [punishments.week(MONDAY + by) - punishments.week(MONDAY) for by in (-INSTANT, INSTANT, 7 * DAY)] == [
+    assert week(first) == 1
+    assert week(first.replace(tzinfo=timezone(HOUR))) == 0
+    assert week(last) == week(last.replace(tzinfo=timezone(-HOUR)))
+    assert [week(MONDAY + by) - week(MONDAY) for by in (-INSTANT, INSTANT, 7 * DAY)] == [
         -1,
         0,
         1,
