@@ -1,10 +1,10 @@
-"""Fills a database of its own with a million punishments of skewed shape and shows how the search does on every
-combination.
+"""Fills a database of its own with a million punishments, 300,000 users and 50,000 guilds, and shows how the searches
+do on every combination.
 
-    python -m bench.search_plans postgresql://…/postgres [--rows 1000000] [--plans FILE]
+    python -m bench.search_plans postgresql://…/postgres [--rows 1000000] [--times 30] [--plans FILE]
 
-Prints p50 and p99 of each combination of filters and sorts, first page and far pages, with the blocks that PostgreSQL
-read; fails when a plan reads a table from end to end. The server's settings are those that it has.
+Prints, for each group of combinations, the p50 of the middle one and of the worst, the p99 and the blocks that
+PostgreSQL read; fails when a plan reads a table from end to end. The server's settings are those that it has.
 """
 
 import argparse
@@ -12,181 +12,193 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from random import Random
-from typing import Any
+from statistics import median_low
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import psycopg
 
-from modledger.projections import marks, reason_words
-from modledger.projections import search as punishment_search
-from modledger.projections.catalog import create
-from modledger.projections.punishments import COUNTS, TABLE
-from modledger.projections.search import Search
-from modledger.workers.demo_words import reason
+from bench.search_rows import GUILD, ISSUER, NOW, USER, fill_names, fill_punishments
+from modledger.projections import guild_search, search, user_search
+from modledger.workers.migrate import migrate
 
 DATABASE = "modledger_search_plans"
-NOW = datetime(2026, 11, 1, tzinfo=UTC)
-GUILD, ISSUER, USER = 500, 9_000, 100_000
+USERS, GUILDS = 300_000, 50_000
 
-# A guild with 70,000 cases, a user with 5,000, an issuer of a third of all, 2,000 other issuers, the system for one in
-# twenty. Of those whose end has come one in 2,000 is not recorded yet and half lapsed; the others, and a tenth of the
-# rest, were lifted.
-FILL = """
-    insert into punishments
-    select (case when of_guild then 'guild:' || subject else 'user:' || subject end), n, n,
-        case when not of_guild then subject end, case when of_guild then subject end, type,
-        reason, reason_key, issuer, expires_at,
-        not ended, case when not ended then expires_at end,
-        case when lapsed then 'lapsed' when ended then 'lifted' end,
-        case when ended and not lapsed then at + interval '1 hour' end,
-        case when ended and not lapsed then issuer end, n, at, at
-    from (
-        select n, of_guild, subject, type, issuer, at, expires_at,
-            expires_at is not null and expires_at <= %(now)s and luck > 0.0005 and luck < 0.56 as lapsed,
-            (expires_at is not null and expires_at <= %(now)s and luck > 0.0005) or luck > 0.9 as ended
-        from (
-            select n, of_guild, subject, type, luck, at,
-                case when who < 0.333 then %(issuer)s when who < 0.383 then null
-                     else %(issuer)s + 1 + (who * 1e9)::bigint %% 2000 end as issuer,
-                case when type = 1 or (type in (3, 4) and length < 0.19) then null
-                     when type = 2 then at + (60 + length * 86400 * 3) * interval '1 second'
-                     else at + (3600 + length * 86400 * 400) * interval '1 second' end as expires_at
-            from (
-                select n, n %% 10 = 0 as of_guild, random() as luck, random() as who, random() as length,
-                    %(now)s - (%(rows)s - n) * interval '90 seconds' as at,
-                    case when n %% 10 = 0 then case when n %% 100 < 70 then %(guild)s else %(guild)s + 1 + n %% 3001 end
-                         when n %% 200 = 1 then %(user)s else %(user)s + 1 + (random() * 400000)::bigint end as subject,
-                    case when n %% 10 = 0 then case when n %% 2000 = 0 then 4 else 1 end
-                         else 1 + n %% 3 end as type
-                from generate_series(1, %(rows)s) n
-            ) drawn
-        ) ending
-    ) ended join sampled using (n)
-"""
-COUNT = """
-    insert into punishment_counts
-    select g, i, type, w, count(*), count(*) filter (where open)
-    from punishments,
-        lateral (values (0::bigint), (guild_id)) as of_guild (g),
-        lateral (values (0::bigint), (issued_by)) as of_issuer (i),
-        lateral (values (0), (1 + ((created_at at time zone 'UTC')::date - date '0001-01-01') / 7)) as of_week (w)
-    where g is not null and i is not null group by 1, 2, 3, 4
-"""
+# Of a third of all; a quarter; a sixth, as a short whole word; one in twelve; one in twenty, in 50,000 different words;
+# two in the same reason, twice; of a few; of none.
+QUERIES = ("auto", "rule", "in", "spa", "https", "auto spam", "phish gore", "7a3b", "nothing")
 
 
-MARK = f"""
-    insert into punishment_marks
-    select kind, value, id / {marks.SPAN}, bit_or(set_bit(0::bit({marks.SPAN}), mod(id, {marks.SPAN})::int, 1))
-    from punishments join sampled on n = id, lateral (
-        select {marks.WORD}, word from unnest(words) as word
-        union all select {marks.ISSUER}, issued_by where issued_by is not null
-        union all select {marks.GUILD}, guild_id where guild_id is not null
-        union all select {marks.TYPE}, type
-        union all select {marks.OPEN}, 0 where open
-        union all select {marks.WEEK}, 1 + ((created_at at time zone 'UTC')::date - date '0001-01-01') / 7
-    ) as mark (kind, value) group by 1, 2, 3
-"""
+class Asked(NamedTuple):
+    """``by``: the module that answers ``search``, one of its own ``Search``."""
+
+    table: str
+    group: str
+    name: str
+    by: ModuleType
+    search: Any
 
 
-def sampled(rows: int) -> Iterator[tuple[int, str, str, list[int]]]:
-    """Reasons as the demo has them. To a third of them an automaton has put its mark; one in twenty has a link of its
-    own, one in twenty the number of a case."""
-    luck = Random(7)
-    for n in range(1, rows + 1):
-        text, more = reason(luck), luck.random()
-        if more < 0.333:
-            text += " [auto]"
-        elif more < 0.383:
-            text += f" https://cdn.example/{luck.getrandbits(40):x}"
-        elif more < 0.433:
-            text += f", case {luck.randrange(10**17, 10**18)}"
-        yield n, text, reason_words.key(text), [reason_words.number(word) for word in reason_words.words(text)]
+def searches() -> Iterator[Asked]:
+    yield from by_filters()
+    yield from by_dates()
+    yield from by_words()
+    yield from far_pages()
+    yield from by_names()
 
 
-def fill(conn: psycopg.Connection[Any], rows: int) -> None:
-    cursor = conn.cursor()
-    cursor.execute("create table projection_tracking (application_name text primary key, notification_id bigint)")
-    cursor.execute("insert into projection_tracking values ('punishments', %s)", (rows,))
-    cursor.execute("create extension if not exists pg_trgm")
-    cursor.execute("create temp table sampled (n bigint primary key, reason text, reason_key text, words bigint[])")
-    found: list[tuple[str, int]] = []
-    with cursor.copy("copy sampled from stdin") as copied:
-        for row in sampled(rows):
-            copied.write_row(row)
-            found += [(word, row[0]) for word in reason_words.words(row[1])]
-    for table in (COUNTS, TABLE, marks.TABLE, reason_words.TABLE):
-        create(cursor, table)
-        for name, on in table.fragments.items():
-            cursor.execute(f"create index {name} on {table.name} {on}".encode())
-    reason_words.count(cursor, found, ())
-    cursor.execute("select setseed(0.5)")
-    cursor.execute(FILL, {"now": NOW, "rows": rows, "guild": GUILD, "issuer": ISSUER, "user": USER})
-    cursor.execute(COUNT)
-    cursor.execute(MARK.encode())
-    cursor.execute("vacuum analyze")
+def _named(filters: dict[str, Any], *more: str) -> str:
+    return " ".join([*(f"{name}={value}" for name, value in filters.items()), *more])
 
 
-def searches() -> Iterator[tuple[str, Search]]:
-    """Every combination of filters that can match, under each sort; and far pages of the largest."""
-    subjects: list[dict[str, int]] = [{}, {"user_id": USER}, {"guild_id": GUILD}]
-    issuers: list[dict[str, int]] = [{}, {"issued_by": ISSUER}, {"issued_by": ISSUER + 77}]
-    types: list[dict[str, int]] = [{}, {"type": 1}, {"type": 3}, {"type": 4}]
-    for subject, issuer, kind, active, sort in itertools.product(
-        subjects, issuers, types, (False, True), punishment_search.SORTS
-    ):
-        filters = {**subject, **issuer, **kind}
-        names = [f"{name}={value}" for name, value in filters.items()] + (["active"] if active else []) + [sort]
-        yield " ".join(names), Search(**filters, active_only=active, sort=sort)  # type: ignore[arg-type]
-    beside_dates: list[dict[str, int]] = [
-        {},
-        {"issued_by": ISSUER},
-        {"guild_id": GUILD},
-        {"active_only": True},
-        {"type": 3},
+def by_filters() -> Iterator[Asked]:
+    """Every combination of filters that can match, under each sort."""
+    groups: list[tuple[str, dict[str, int]]] = [
+        ("no filter of whom", {}),
+        ("`issued_by`, a third of all", {"issued_by": ISSUER}),
+        ("`issued_by`, another", {"issued_by": ISSUER + 77}),
+        ("`guild_id`, 70,000 cases", {"guild_id": GUILD}),
+        ("`guild_id` and `issued_by`", {"guild_id": GUILD, "issued_by": ISSUER}),
+        ("`guild_id` and `issued_by`", {"guild_id": GUILD, "issued_by": ISSUER + 77}),
+        ("`user_id`, 5,000 cases", {"user_id": USER}),
+        ("`user_id`, 5,000 cases", {"user_id": USER, "issued_by": ISSUER}),
+        ("`user_id`, 5,000 cases", {"user_id": USER, "issued_by": ISSUER + 77}),
     ]
-    # Not midnight, so that weeks are cut.
-    for days in (1, 30, 365):
-        at = NOW - timedelta(days=days, hours=5)
-        for name, dates in (
-            (f"created_after=-{days}d", {"created_after": at}),
-            (f"created_before=-{days}d", {"created_before": at}),
-            (f"created 10d before -{days}d", {"created_after": at - timedelta(days=10), "created_before": at}),
-        ):
-            for other in beside_dates:
-                for sort in punishment_search.SORTS:
-                    names = [*(f"{key}={value}" for key, value in other.items()), name, sort]
-                    yield " ".join(names), Search(**other, **dates, sort=sort)  # type: ignore[arg-type]
+    types: list[dict[str, int]] = [{}, {"type": 1}, {"type": 3}, {"type": 4}]
+    for (group, whom), kind, active, sort in itertools.product(groups, types, (False, True), search.SORTS):
+        filters: dict[str, Any] = {**whom, **kind, "active_only": active, "sort": sort}
+        yield Asked("first page by", group, _named(filters), search, search.Search(**filters))
+
+
+# Not midnight, so that weeks are cut.
+_DAYS = {days: NOW - timedelta(days=days, hours=5) for days in (1, 30, 365)}
+
+
+def by_dates() -> Iterator[Asked]:
+    others: list[dict[str, Any]] = [{}, {"issued_by": ISSUER}, {"guild_id": GUILD}, {"active_only": True}, {"type": 3}]
+    sorts: dict[search.Sort, str] = {
+        "-created_at": "`created_at`, both ways",
+        "created_at": "`created_at`, both ways",
+        "-expires_at": "`-expires_at`",
+        "expires_at": "`expires_at`",
+    }
+    for days, at in _DAYS.items():
+        spans: tuple[tuple[str, dict[str, Any]], ...] = (
+            (f"`created_after=-{days}d`", {"created_after": at}),
+            (f"`created_before=-{days}d`", {"created_before": at}),
+            (f"10 days before -{days}d", {"created_after": at - timedelta(days=10), "created_before": at}),
+        )
+        for name, dates in spans:
+            for other, (sort, named) in itertools.product(others, sorts.items()):
+                sought = search.Search(**other, **dates, sort=sort)
+                yield Asked("between dates", f"{name}, by {named}", f"{_named(other, name)} {sort}", search, sought)
+
+
+def by_words() -> Iterator[Asked]:
+    """Each ``q`` with each other filter, under each sort."""
+    others: list[dict[str, Any]] = [
+        {}, {"issued_by": ISSUER}, {"issued_by": ISSUER + 77}, {"guild_id": GUILD}, {"type": 1}, {"type": 3},
+        {"guild_id": GUILD, "issued_by": ISSUER}, {"issued_by": ISSUER, "type": 3},
+    ]  # fmt: skip
+    dates: list[dict[str, Any]] = [
+        {}, {"created_after": _DAYS[30]}, {"created_before": _DAYS[365]},
+        {"created_after": _DAYS[365] - timedelta(days=100), "created_before": _DAYS[365]},
+    ]  # fmt: skip
+    for q in QUERIES:
+        for other, between, active, sort in itertools.product(others, dates, (False, True), search.SORTS):
+            filters = {**other, **between, "active_only": active, "sort": sort}
+            group = f"`q={q}`" + (", between dates" if between else "")
+            yield Asked("words and fragments", group, _named(filters, q), search, search.Search(q=q, **filters))
+        for active, sort in itertools.product((False, True), search.SORTS):
+            filters = {"user_id": USER, "active_only": active, "sort": sort}
+            sought = search.Search(q=q, **filters)
+            yield Asked("words and fragments", "any `q`, `user_id`, 5,000 cases", _named(filters, q), search, sought)
+
+
+def far_pages() -> Iterator[Asked]:
     for offset in (1_000, 100_000):
-        yield f"offset={offset}", Search(offset=offset)
-        yield f"issued_by={ISSUER} offset={offset}", Search(issued_by=ISSUER, offset=offset)
+        for filters in ({}, {"issued_by": ISSUER}, {"q": "auto"}):
+            name = _named({**filters, "offset": offset})
+            yield Asked("far pages", f"`{name}`", name, search, search.Search(**filters, offset=offset))
 
 
-def measure(conn: psycopg.Connection[Any], search: Search, times: int) -> tuple[list[float], int]:
-    """Milliseconds of each run, planning and fetching included, and the total found."""
+def by_names() -> Iterator[Asked]:
+    for q in (None, "a", "am", "amber", "ott", "fox1", "er", "zzz", "_", "teapot", "123456"):
+        what = "no `q`" if q is None else f"`q={q}`"
+        for state, tier, level in itertools.product((None, 0, 1, 2), (None, 0, 2), (None, 0, 2)):
+            filters: dict[str, Any] = {"state": state, "tier": tier, "level": level}
+            sought = user_search.Search(q=q, **filters)
+            yield Asked("users by name", what, _named(filters, str(q)), user_search, sought)
+        for state, tier in itertools.product((None, 0, 1, 2), (None, 0, 2)):
+            filters = {"state": state, "tier": tier}
+            yield Asked(
+                "guilds by name", what, _named(filters, str(q)), guild_search, guild_search.Search(q=q, **filters)
+            )
+
+
+class Measured(NamedTuple):
+    """Milliseconds, planning and fetching included; the blocks that were read; the plan."""
+
+    found: int
+    p50: float
+    p99: float
+    blocks: int
+    plan: list[str]
+
+
+def measure(conn: psycopg.Connection[Any], asked: Asked, times: int) -> Measured:
     cursor = psycopg.RawCursor(conn)
     taken = []
-    total = 0
+    found = 0
     for _ in range(times):
         begun = time.perf_counter()
-        sql, parameters = punishment_search.statement(search, NOW, fragments=True)
-        total = punishment_search.page(search, cursor.execute(sql, parameters, prepare=False).fetchall()).total
+        sql, parameters = asked.by.statement(asked.search, NOW, fragments=True)
+        found = asked.by.page(asked.search, cursor.execute(sql, parameters, prepare=False).fetchall()).total
         taken.append((time.perf_counter() - begun) * 1000)
-    return sorted(taken), total
+    taken.sort()
+    sql, parameters = asked.by.statement(asked.search, NOW, fragments=True)
+    plan = [line for (line,) in cursor.execute("explain (analyze, buffers, costs off) " + sql, parameters)]
+    blocks = sum(
+        int(part.strip(",").partition("=")[2])
+        for part in next(line for line in plan if "Buffers:" in line).split()
+        if part.startswith(("hit=", "read="))
+    )
+    return Measured(found, taken[len(taken) // 2], taken[len(taken) * 99 // 100], blocks, plan)
 
 
-def explain(conn: psycopg.Connection[Any], search: Search) -> list[str]:
-    sql, parameters = punishment_search.statement(search, NOW, fragments=True)
-    lines = psycopg.RawCursor(conn).execute("explain (analyze, buffers, costs off) " + sql, parameters).fetchall()
-    return [line for (line,) in lines]
+# Of one line or a few dozen; what is small is read as a whole.
+SMALL = ("projection_tracking", "profile_counts", "guild_counts")
+
+
+def end_to_end(plan: Sequence[str]) -> list[str]:
+    return [line.strip() for line in plan if "Seq Scan" in line and not any(f" {table} " in line for table in SMALL)]
+
+
+def render(group: str, measured: Sequence[Measured]) -> str:
+    cells = (
+        f"{len(measured)}",
+        f"{max(one.found for one in measured):,}",
+        f"{median_low(one.p50 for one in measured):.1f}",
+        f"{max(one.p50 for one in measured):.1f}",
+        f"{median_low(one.p99 for one in measured):.1f}",
+        f"{max(one.blocks for one in measured):,}",
+    )
+    return f"| {group} | {' | '.join(cells)} |"
+
+
+HEAD = """
+| {} | combinations | found, at most | p50 ms, middle | p50 ms, worst | p99 ms, middle | blocks, at most |
+| --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("server", help="URL of a superuser on the server; the database is made and left there")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--times", type=int, default=100, help="runs of each combination")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="punishments")
+    parser.add_argument("--times", type=int, default=30, help="runs of each combination")
     parser.add_argument("--plans", type=Path, help="where to write every plan")
     asked = parser.parse_args(arguments)
     with psycopg.connect(asked.server, autocommit=True) as server:
@@ -195,29 +207,27 @@ def main(arguments: Sequence[str]) -> int:
             server.execute(f"create database {DATABASE}")
     with psycopg.connect(asked.server, dbname=DATABASE, autocommit=True) as conn:
         if known is None:
-            fill(conn, asked.rows)
-        print("| search | found | p50 ms | p99 ms | blocks |\n| --- | --- | --- | --- | --- |")
-        end_to_end = []
-        plans = []
-        for name, search in searches():
-            taken, total = measure(conn, search, asked.times)
-            plan = explain(conn, search)
-            plans += [f"-- {name}", *plan, ""]
-            if any("Seq Scan on punishments" in line for line in plan):
-                end_to_end.append(name)
-            blocks = sum(
-                int(part.strip(",").partition("=")[2])
-                for part in next(line for line in plan if "Buffers:" in line).split()
-                if part.startswith(("hit=", "read="))
-            )
-            print(
-                f"| {name} | {total} | {taken[len(taken) // 2]:.2f} | {taken[len(taken) * 99 // 100]:.2f} | {blocks} |"
-            )
+            migrate(f"{conn.info.dsn}")
+            fill_punishments(conn, asked.rows)
+            fill_names(conn, USERS, GUILDS)
+            conn.execute("vacuum analyze")
+        groups: dict[tuple[str, str], list[Measured]] = {}
+        whole, plans = [], []
+        for one in searches():
+            measured = measure(conn, one, asked.times)
+            groups.setdefault((one.table, one.group), []).append(measured)
+            plans += [f"-- {one.table} {one.name}: {measured.p50:.2f} ms", *measured.plan, ""]
+            whole += [f"{one.name}: {line}" for line in end_to_end(measured.plan)]
+    for table in dict.fromkeys(table for table, _ in groups):
+        print(HEAD.format(table))
+        for (of, group), several in groups.items():
+            if of == table:
+                print(render(group, several))
     if asked.plans is not None:
         asked.plans.write_text("\n".join(plans))
-    if end_to_end:
-        print("read from end to end: " + "; ".join(end_to_end), file=sys.stderr)
-    return 1 if end_to_end else 0
+    if whole:
+        print("read from end to end:", *whole, sep="\n", file=sys.stderr)
+    return 1 if whole else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from litestar.params import QueryParameter
 
-from modledger.http.errors import NO_FRAGMENTS
+from modledger.http.errors import NO_FRAGMENTS, bad
 from modledger.http.reader import Reader
 from modledger.projections.catalog import fragment_indexes
 
@@ -13,12 +13,14 @@ MAX_Q: Final = 100
 # Of the operations with ``q``. Raising ``projections.fragments.FragmentsNeeded`` gives this answer.
 ERRORS: Final = {501: NO_FRAGMENTS}
 
-# For names. Its length counts after trimming, which is done by ``trimmed``.
+# Said but not checked: the framework would count what ``trimmed`` takes away.
+LENGTHS: Final[dict[str, object]] = {"min_length": 1, "max_length": MAX_Q}
+
+# For names.
 Q = Annotated[
     str | None,
     QueryParameter(
-        min_length=1,
-        max_length=MAX_Q,
+        schema_extra=LENGTHS,
         description=f"Part of the name, or the Discord id; 1–{MAX_Q} characters after trimming."
         " Fewer than three characters: the beginning of the name.",
     ),
@@ -31,8 +33,12 @@ Cursor = Annotated[
 
 
 def trimmed(q: str | None) -> str | None:
-    """``q`` as the searches take it."""
-    return None if q is None else q.strip()
+    """``q`` as the searches take it. Raises Problem 400 unless it has 1–100 characters then."""
+    if q is None:
+        return None
+    if not 1 <= len(q.strip()) <= MAX_Q:
+        raise bad(f"q must be between 1 and {MAX_Q} characters")
+    return q.strip()
 
 
 async def indexed(reader: Reader) -> bool:

@@ -24,8 +24,7 @@ _Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
 _Q = Annotated[
     str | None,
     QueryParameter(
-        min_length=1,
-        max_length=fragments.MAX_Q,
+        schema_extra=fragments.LENGTHS,
         description=f"Terms that the reason bears, all of them, in any case of letters; 1–{fragments.MAX_Q} characters"
         " after trimming. A term of three characters and more is found anywhere in a word, a shorter one as a"
         " whole word.",

@@ -168,14 +168,12 @@ def test_words_and_fragments_are_searched_for_together_with_every_filter(world: 
     assert found(q="spam", punishment_type="BAN", active_only="true") == []
     dates = {"created_after": "2026-02-28T12:00:00Z", "created_before": "2026-02-28T15:00:00Z"}
     assert found(q="spam", **dates) == ["SPAMMING, again"]
-    page = world.get(
-        SEARCH, ADMIN, params={"q": "spam", "limit": "2", **dates, "created_after": "2026-02-01T00:00:00Z"}
-    )
-    rest = {"q": "spam", "limit": "2", **dates, "created_after": "2026-02-01T00:00:00Z"}
-    assert "next_cursor" not in page.json()
-    first = world.get(SEARCH, ADMIN, params={**rest, "limit": "1"}).json()
-    second = world.get(SEARCH, ADMIN, params={**rest, "limit": "1", "cursor": first["next_cursor"]}).json()
-    assert first["punishments"] + second["punishments"] == page.json()["punishments"]
+    wider = {"q": "spam", **dates, "created_after": "2026-02-01T00:00:00Z"}
+    whole = world.get(SEARCH, ADMIN, params=wider).json()
+    assert (whole["total"], "next_cursor" in whole) == (2, False)
+    first = world.get(SEARCH, ADMIN, params={**wider, "limit": "1"}).json()
+    second = world.get(SEARCH, ADMIN, params={**wider, "limit": "1", "cursor": first["next_cursor"]}).json()
+    assert first["punishments"] + second["punishments"] == whole["punishments"]
     assert (first["total"], second["total"], "next_cursor" in second) == (2, 2, False)
     for other in ("q=pam", "q=spam&sort=created_at"):
         message = error_of(world.get(f"{SEARCH}?{other}&cursor={first['next_cursor']}", ADMIN), 400)
@@ -187,10 +185,6 @@ def test_what_is_searched_for_has_1_to_100_characters_and_no_nul(world: World) -
         message = error_of(world.get(SEARCH, ADMIN, params={"q": bad}), 400)
         assert message == "q must be between 1 and 100 characters"
     assert error_of(world.get(f"{SEARCH}?q=a%00b", ADMIN), 400) == "q must not contain a NUL character"
-    for good in (
-        " " + "x" * 100 + " ",
-        "🚫" * 100,
-        " ".join("abcdefghijklmnopqrstuvwxyzäöüßéèêçñøåæœþðđłšžčćřůýîïôûùëÿµ"),
-    ):
-        cursor = world.get(SEARCH, ADMIN, params={"q": good.strip()[:100], "limit": "1"})
-        assert cursor.json() == {"punishments": [], "total": 0, "limit": 1, "offset": 0}
+    for good in (f" {'x' * 100} ", "🚫" * 100, " ".join(chr(0x3B1 + n) for n in range(50))):
+        body = world.get(SEARCH, ADMIN, params={"q": good, "limit": "1"}).json()
+        assert body == {"punishments": [], "total": 0, "limit": 1, "offset": 0}
