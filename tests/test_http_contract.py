@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -24,20 +24,26 @@ NO_LIMITS = {f"MODLEDGER_RATE_LIMIT_{kind}": "0" for kind in ("LOGIN", "STAFF", 
 _numbers = count(310_000_000_000_000_001)
 
 
-class Platform(NamedTuple):
-    """The product with the demo in it, and a key of each kind."""
+class Platform:
+    """The product with the demo in it, and a key of each kind. What one client wrote another may see some milliseconds
+    later; so that no test waits for that, reads say which position they have heard of."""
 
-    product: Product
-    public_key: str
-    bot_key: str
+    def __init__(self, product: Product) -> None:
+        self.product = product
+        self.public_key = product.key("public")
+        self.bot_key = product.key("bot", str(DEMO_BOT))
+        self.heard_of = 0
 
     def ask(self, who: str | None, line: str, body: Any = None) -> Answer:
         """``line`` is a method and a path; ``who`` a role of the demo, "public", "bot" or nobody."""
         method, _, path = line.partition(" ")
+        headers = {"X-Ledger-Position": str(self.heard_of)} if method == "GET" else {}
         keys = {"public": self.public_key, "bot": self.bot_key}
         if who in keys:
-            return self.product.ask(method, path, None, body, Authorization=f"Bearer {keys[who]}")
-        return self.product.ask(method, path, who, body)
+            headers["Authorization"] = f"Bearer {keys[who]}"
+        answer = self.product.ask(method, path, None if who in keys else who, body, **headers)
+        self.heard_of = max(self.heard_of, int(answer.headers.get("x-ledger-position", 0)))
+        return answer
 
     def answered(self, who: str | None, line: str, body: Any = None, *, shape: Any) -> Any:
         """The body of a 200 that has the shape."""
@@ -68,7 +74,7 @@ def platform() -> Iterator[Platform]:
         product = Product(Path(folder) / "data", **NO_LIMITS)
         product.start()
         try:
-            yield Platform(product, product.key("public"), product.key("bot", str(DEMO_BOT)))
+            yield Platform(product)
         finally:
             product.stop()
 
