@@ -37,7 +37,7 @@ CALLERS = f"""
     from api_keys k
     left join bots b on b.bot_id = k.bot_id
     left join bot_activity a on a.bot_id = k.bot_id
-    where k.key_hash = any($1::bytea[])
+    where k.key_hash = any((select $1::bytea[])::bytea[])
 """  # noqa: S608
 
 # $1 key hash, $2 kind, $3 bot id or null, $4 now, $5 the version of the bot's stream that the key is good from, null

@@ -160,7 +160,8 @@ async def _rows(cursor: Cursor, query: str, args: Sequence[object]) -> list[Row]
 
 class Coalesced(Generic[K]):
     """Point reads by key. The query takes an array of keys as ``$1`` and answers rows that begin with their key, one
-    row at most for each.
+    row at most for each. It unnests ``(select $1::bigint[])`` rather than ``$1::bigint[]``: seeing how many keys there
+    are, the server would plan anew each time, which takes longer than the read.
 
     A key that waits for its query is shared by all who ask for it meanwhile; whoever asks after the query was sent
     gets a new one, so no answer is older than its question. At most half of the reader's connections work for one

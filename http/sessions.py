@@ -39,7 +39,7 @@ VIEWERS = f"""
     from sessions s
     left join profiles p on p.user_id = s.user_id
     left join user_activity a on a.user_id = s.user_id
-    where s.token_hash = any($1::bytea[])
+    where s.token_hash = any((select $1::bytea[])::bytea[])
 """  # noqa: S608
 
 # $1 bigint[] of user ids: as above, without a session. ledger_pkey, profiles_pkey, user_activity_pkey
@@ -49,7 +49,7 @@ USERS = f"""
             order by originator_version desc limit 1),
         (select notification_id from projection_tracking where application_name = 'profile'),
         a.last_activity_at, {profiles.COLUMNS}
-    from unnest($1::bigint[]) as asked (key)
+    from unnest((select $1::bigint[])) as asked (key)
     left join profiles p on p.user_id = asked.key
     left join user_activity a on a.user_id = asked.key
 """  # noqa: S608

@@ -219,7 +219,7 @@ OWNED = f"""
 # bots_pkey, bot_activity_pkey
 BY_IDS = f"""
     select asked.key, {POSITION}, {REPORTED}, {COLUMNS}
-    from unnest($1::bigint[]) as asked (key)
+    from unnest((select $1::bigint[])) as asked (key)
     left join bots b on b.bot_id = asked.key
     left join bot_activity a on a.bot_id = b.bot_id
 """  # noqa: S608

@@ -276,7 +276,7 @@ BY_IDS = f"""
     select asked.key, {POSITION}, {PROFILE_POSITION}, coalesce(o.level, 0),
         exists (select from bot_guilds b where b.guild_id = asked.key),
         a.first_joined_at, coalesce(a.member_count, 0), {COLUMNS}
-    from unnest($1::bigint[]) as asked (key)
+    from unnest((select $1::bigint[])) as asked (key)
     left join guilds g on g.guild_id = asked.key
     left join profiles o on o.user_id = g.owner_id
     left join guild_activity a on a.guild_id = asked.key

@@ -294,7 +294,7 @@ POSITION = "(select notification_id from projection_tracking where application_n
 # $1 text[] of name_key(): the user who took the name last. profiles_name, user_activity_pkey
 BY_NAMES = f"""
     select asked.key, {POSITION}, a.last_activity_at, {COLUMNS}
-    from unnest($1::text[]) as asked (key)
+    from unnest((select $1::text[])) as asked (key)
     left join lateral (
         select * from profiles where username_key = asked.key order by named_at desc, user_id limit 1
     ) p on true
@@ -304,7 +304,7 @@ BY_NAMES = f"""
 # $1 bigint[] of user ids. profiles_pkey, user_activity_pkey
 BY_IDS = f"""
     select asked.key, {POSITION}, a.last_activity_at, {COLUMNS}
-    from unnest($1::bigint[]) as asked (key)
+    from unnest((select $1::bigint[])) as asked (key)
     left join profiles p on p.user_id = asked.key
     left join user_activity a on a.user_id = p.user_id
 """  # noqa: S608

@@ -300,7 +300,7 @@ POSITION = "(select notification_id from projection_tracking where application_n
 # $1 bigint[] of ids. A line per id asked for: id, checkpoint, columns (all null: no such punishment). punishments_id
 BY_IDS = f"""
     select asked.key, {POSITION}, {COLUMNS}
-    from unnest($1::bigint[]) as asked (key) left join punishments p on p.id = asked.key
+    from unnest((select $1::bigint[])) as asked (key) left join punishments p on p.id = asked.key
 """  # noqa: S608
 
 # $1 user id, $2 offset, $3 limit: newest first. A line per punishment, and one with nulls when there is none:

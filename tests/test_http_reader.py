@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
+from modledger.http import freshness, keys, sessions
 from modledger.http.errors import Unavailable
 from modledger.http.reader import BATCH, Coalesced, Reader
+from modledger.projections import bots, guilds, profile, punishments
 
 DOUBLE = "select key, key * 2 from unnest($1::bigint[]) as asked (key) where key < 1000"
 # Leaves a trace of each query, so that a test can count them.
@@ -62,6 +64,33 @@ def test_a_batch_is_capped_and_keys_gather_while_queries_run(database: str) -> N
         run(database, test)
         sizes = connection.execute("select cardinality(keys) from asked_for order by 1").fetchall()
         assert sizes == [(1,), (BATCH,), (BATCH,), (BATCH,)]
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        (sessions.VIEWERS, b"hash"),
+        (sessions.USERS, 1),
+        (keys.CALLERS, b"hash"),
+        (profile.BY_NAMES, "name"),
+        (profile.BY_IDS, 1),
+        (guilds.BY_IDS, 1),
+        (bots.BY_IDS, 1),
+        (punishments.BY_IDS, 1),
+        (freshness.CHECKPOINTS, "profile"),
+    ],
+)
+def test_point_reads_are_planned_once_and_not_for_each_number_of_keys(database: str, query: str, key: object) -> None:
+    async def test(reader: Reader) -> None:
+        for times in range(1, 20):
+            await reader.fetch(query, [key] * (times % 3 + 1))
+        ((custom,),) = await reader.fetch(
+            "select sum(custom_plans) from pg_prepared_statements where statement = $1", query
+        )
+        # PostgreSQL tries the first five ways by themselves before it compares.
+        assert custom <= 5
+
+    run(database, test, connections=1)
 
 
 def test_a_key_without_a_row_is_none(database: str) -> None:
