@@ -73,8 +73,9 @@ def fuzz(fuzzed: Fuzzed, names: list[str], seed: int, seconds: float) -> None:
 
 
 def report(fuzzed: Fuzzed, seed: int) -> None:
-    """The table: each operation with its calls, its answers by class, and the share that did what was asked."""
-    table = Table("operation", "calls", "2xx", "3xx", "4xx", "5xx", "2xx of calls")
+    """The table: each operation with its calls, its answers by class, and the share that did what was asked: of all
+    calls, and of those whose asker was let in."""
+    table = Table("operation", "calls", "2xx", "3xx", "4xx", "5xx", "2xx of calls", "of those let in")
     total: Counter[int] = Counter()
     for name, statuses in sorted(fuzzed.statuses.items()):
         if not statuses:
@@ -93,7 +94,9 @@ def _cells(statuses: Counter[int]) -> list[str]:
         {kind: sum(n for status, n in statuses.items() if status // 100 == kind) for kind in (2, 3, 4, 5)}
     )
     calls = statuses.total()
-    return [str(calls), *(str(classes[kind]) for kind in (2, 3, 4, 5)), f"{classes[2] / calls:.0%}"]
+    let_in = calls - statuses[401] - statuses[403]
+    shares = [f"{classes[2] / of:.0%}" if of else "" for of in (calls, let_in)]
+    return [str(calls), *(str(classes[kind]) for kind in (2, 3, 4, 5)), *shares]
 
 
 if __name__ == "__main__":
