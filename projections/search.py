@@ -151,6 +151,11 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
         many = [f"case when {condition} then true end" for condition in terms.rows]
         wanted = [condition for condition in wanted if condition not in terms.rows]
         wanted += [*many, "(select not few from decided)"]
+        if not _by_end(search) and dates.weeks is None:
+            # One bound only, and where there are no dates: between two ends that it does not know the planner expects
+            # nearly nothing.
+            bound = "created_at < (select until from spread)", "created_at >= (select since from spread)"
+            wanted.append(bound[way == "asc"])
     ways = [("punishments", " and ".join([*wanted, *beyond_cursor, *cell])) for cell in cells]
     if by_marks:
         ways.append(("few", " and ".join(beyond_cursor) or "true"))
@@ -274,7 +279,8 @@ def _marked(
     """What stands in WITH for a search for words, after the tables of the terms. ``found``: the punishments, by their
     marks, in all weeks that the dates touch. ``decided``: how many these are, and whether to fetch and sort them (3 µs
     each) is quicker than to walk over those that would be found without the words until a page is full (1 µs
-    each). ``few``: their rows, if so."""
+    each). ``few``: their rows, if so. ``spread``: since when and until when there are any, in whole weeks, so that a
+    walk does not pass all that was issued since a wave of two years ago."""
     sought = [
         (marks.ISSUER, search.issued_by),
         (marks.GUILD, search.guild_id),
@@ -282,13 +288,14 @@ def _marked(
         (marks.OPEN, 0 if search.active_only else None),
     ]
     bits = [*terms.bits, *(marks.marked(kind, value) for kind, value in sought if value is not None)]
+    monday = "'0001-01-01T00:00:00Z'::timestamptz + interval '168 hours'"
     if dates.weeks is not None:
         bits.append(_of_weeks(dates.weeks))
     of_type = f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
     return [
         f"""found as materialized (
             select span, bit_and(bits) as bits from ({" union all ".join(bits)}) one
-            group by span having count(*) = {len(bits)}
+            group by span having count(*) >= {len(bits)}
         )""",  # noqa: S608
         # punishment_counts_pkey
         f"""decided as materialized (
@@ -297,6 +304,12 @@ def _marked(
             (select coalesce(sum(total), 0)::bigint as among from punishment_counts
                 where guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d} and {of_type}
                 and week = 0) as of_all
+        )""",  # noqa: S608
+        # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
+        f"""spread as materialized (
+            select {monday} * (min(value) - 1) as since, {monday} * max(value) as until
+            from (select span, bits, value from punishment_marks where kind = {marks.WEEK} offset 0) of_week
+            join found using (span) where bit_count(of_week.bits & found.bits) > 0
         )""",  # noqa: S608
         # punishments_id; OFFSET 0 because nothing else is to be tried.
         f"""few as materialized (
