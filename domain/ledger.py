@@ -49,6 +49,17 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
+class Histories(msgspec.Struct, frozen=True, kw_only=True):
+    """Some streams, each whole up to a position, in the store's order of their names; those of which no event was
+    asked for are left out. ``passed``: how many events were gone through, read or not. Reading goes on after the
+    stream ``last``; with no ``more`` the end is reached."""
+
+    streams: dict[str, list[Recorded]]
+    passed: int
+    last: str
+    more: bool
+
+
 class Ledger(Protocol):
     """Every operation raises LedgerUnavailable when the store cannot be reached."""
 
@@ -76,6 +87,13 @@ class Ledger(Protocol):
         """As ``read``, and at most ``limit`` events are passed; but only those of the topics (current ones, as in
         ``events.EVENTS``) are decoded, the others not even looked into. A topic that this program does not know is
         never passed: a newer program may have meant it for this reader."""
+        ...
+
+    def read_streams(self, topics: Collection[str], after: str, until: str | None, head: int, limit: int) -> Histories:
+        """The next streams after the name ``after`` ('' at first) up to ``until`` (None: to the last), each with its
+        events of the topics up to the position ``head``. About ``limit`` (≥ 1) events are passed, more where a single
+        stream is longer. As in ``read_topics`` other topics are not looked into, and one that this program does not
+        know is not passed."""
         ...
 
     def at(self, position: int) -> Recorded | None:

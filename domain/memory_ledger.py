@@ -71,6 +71,18 @@ class MemoryRecorder(POPOApplicationRecorder):
         rows = self.rows_after(position, limit)
         return [row for row in rows if row.topic not in topics], len(rows), rows[-1].id if rows else position
 
+    def rows_between(
+        self, topics: Sequence[str], after: str, until: str | None, head: int, limit: int
+    ) -> tuple[list[Row], int, str | None]:
+        with self._database_lock:
+            names = sorted(s for s in self._stored_events_index if after < s and (until is None or s <= until))
+            rows = [row for name in names for row in self._rows(name)][:limit]
+        whole = list(dict.fromkeys(str(row.originator_id) for row in rows))
+        if len(rows) == limit:
+            whole.pop()
+        found = [row for row in rows if row.originator_id in whole and row.topic not in topics and row.id <= head]
+        return found, len(rows), whole[-1] if whole else None
+
     def rows_of_command(self, position: int) -> list[Row]:
         return self.rows_after(position - 1, self._sizes[position])
 

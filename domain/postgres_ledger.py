@@ -70,6 +70,23 @@ _AFTER_BUT = """
     select null, count(*), null, null, max(notification_id), null from passed
     order by 5
 """
+# ledger_pkey. The line without a topic says which was the last whole stream, and how many rows were passed.
+_BETWEEN = """
+    with passed as materialized (
+        select originator_id, originator_version, topic, state, notification_id, recorded_at
+            from ledger where originator_id > %s {} order by originator_id, originator_version limit %s
+    ), page as (
+        select count(*) as passed, case when count(*) < %s then max(originator_id) else (
+            select max(originator_id) from passed where originator_id < (select max(originator_id) from passed)
+        ) end as last from passed
+    )
+    select passed.* from passed, page
+        where originator_id <= page.last and topic <> all(%b) and notification_id <= %s
+    union all
+    select last, passed, null, null, null, null from page
+    order by 1, 2
+"""
+_BETWEEN_TWO, _AFTER_ONE = _BETWEEN.format("and originator_id <= %s"), _BETWEEN.format("")
 # ledger_position: from a command's first event to the next event that is the first of its command.
 _COMMAND = """
     select originator_id, originator_version, topic, state, notification_id, recorded_at
@@ -226,6 +243,14 @@ class LedgerRecorder(PostgresApplicationRecorder):
             else:
                 rows.append(Row(*row))
         return rows, passed, position if last is None else last
+
+    def rows_between(
+        self, topics: Sequence[str], after: str, until: str | None, head: int, limit: int
+    ) -> tuple[list[Row], int, str | None]:
+        query, bounds = (_AFTER_ONE, [after]) if until is None else (_BETWEEN_TWO, [after, until])
+        found = self._rows(query, *bounds, limit, limit, list(topics), head)
+        last, passed = next((row[0], row[1]) for row in found if row[2] is None)
+        return [Row(*row) for row in found if row[2] is not None], passed, last
 
     def rows_of_command(self, position: int) -> list[Row]:
         return [Row(*row) for row in self._rows(_COMMAND, position, position)]

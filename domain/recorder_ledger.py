@@ -12,7 +12,7 @@ from eventsourcing.persistence import Mapper
 from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
-from modledger.domain.ledger import Append, Appended, Passage, VersionConflict
+from modledger.domain.ledger import Append, Appended, Histories, Passage, VersionConflict
 from modledger.domain.mapper import EventMapper, Row, StoredCommand, UnreadableEvent, has_text, others_than, recorded
 from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
 
@@ -56,6 +56,14 @@ class CommandRecorder(Protocol):
     def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
         """Of the rows after the position, at most ``limit``, those of other topics than these; how many rows that are
         in all, and the position of the last."""
+        ...
+
+    def rows_between(
+        self, topics: Sequence[str], after: str, until: str | None, head: int, limit: int
+    ) -> tuple[list[Row], int, str | None]:
+        """Of the first ``limit`` rows of the streams after one name up to another: those of whole streams, of other
+        topics than these, and not after the head; how many there are in all, and the last whole stream. With as
+        many as ``limit`` the last stream of them does not count as whole."""
         ...
 
     def rows_of_command(self, position: int) -> list[Row]:
@@ -172,6 +180,18 @@ class RecorderLedger(Application[str]):
         """See ``Ledger.read_topics``; raises as ``read``, but not for an event of another topic."""
         rows, passed, position = self.recorder.rows_but(others_than(topics), after, limit)
         return Passage(events=self._decode(rows), passed=passed, position=position)
+
+    def read_streams(self, topics: Collection[str], after: str, until: str | None, head: int, limit: int) -> Histories:
+        """See ``Ledger.read_streams``; raises as ``read_topics``."""
+        others = others_than(topics)
+        rows, passed, last = self.recorder.rows_between(others, after, until, head, limit)
+        while last is None and passed:
+            limit *= 2
+            rows, passed, last = self.recorder.rows_between(others, after, until, head, limit)
+        streams: dict[str, list[Recorded]] = {}
+        for event in self._decode(rows):
+            streams.setdefault(event.stream, []).append(event)
+        return Histories(streams=streams, passed=passed, last=after if last is None else last, more=passed >= limit)
 
     def at(self, position: int) -> Recorded | None:
         """See ``Ledger.at``."""

@@ -154,6 +154,39 @@ def test_a_reader_of_some_topics_finds_nothing_in_an_empty_ledger(store: Recorde
     assert store.read_topics({"user.warned.v1"}, 0, 10) == Passage(events=[], passed=0, position=0)
 
 
+def test_streams_are_read_one_after_the_other_each_whole_up_to_a_position(store: RecorderLedger) -> None:
+    for version in range(1, 6):
+        for stream in ("guild:1", "user:1", "user:2", "user:30"):
+            head = store.append(command(event(stream, version))).events[0].position
+    whole = store.load(["guild:1", "user:1", "user:2", "user:30"])
+    later = store.append(command(event("user:1", 6), event("user:4", 1))).events[0].position
+    topics = {UserWarned.TOPIC}
+    for limit in (1, 4, 5, 6, 11, 100):
+        after, found, passed = "", {}, 0
+        while (page := store.read_streams(topics, after, None, head, limit)).more:
+            assert page.last > after
+            after, passed = page.last, passed + page.passed
+            assert not found.keys() & page.streams.keys()
+            found.update(page.streams)
+        assert {**found, **page.streams} == whole, limit
+    two = store.read_streams(topics, "guild:1", "user:2", later, 100)
+    assert {stream: len(events) for stream, events in two.streams.items()} == {"user:1": 6, "user:2": 5}
+    assert (two.passed, two.last, two.more) == (11, "user:2", False)
+
+
+def test_a_reader_of_streams_is_given_only_its_topics(store: RecorderLedger) -> None:
+    store.append(command(event("user:1", 1), event("user:1", 2, UserPrefixChanged(old_prefix="!", prefix="?"))))
+    store.append(command(event("user:2", 1)))
+    page = store.read_streams({UserPrefixChanged.TOPIC}, "", None, store.head(), 10)
+    assert {stream: [e.version for e in events] for stream, events in page.streams.items()} == {"user:1": [2]}
+    assert (page.passed, page.last, page.more) == (3, "user:2", False)
+
+
+def test_there_are_no_streams_to_read_in_an_empty_ledger(store: RecorderLedger) -> None:
+    page = store.read_streams({UserWarned.TOPIC}, "", None, 10, 1)
+    assert (page.streams, page.passed, page.last, page.more) == ({}, 0, "", False)
+
+
 def test_the_events_of_a_command_stand_together_in_their_order(store: RecorderLedger) -> None:
     appended = store.append(command(event("user:1", 1), event("user:2", 1), event("user:1", 2)))
     assert [(e.stream, e.version) for e in appended.events] == [("user:1", 1), ("user:2", 1), ("user:1", 2)]
