@@ -103,6 +103,8 @@ USERS = """
         case when n %% 30 = 0 then 2 when n %% 45 = 1 then 1 else 0 end, %(now)s, %(now)s
     from named
 """
+USER_ACTIVITY = "insert into user_activity (user_id, last_activity_at) select user_id, %(now)s from profiles"
+GUILD_ACTIVITY = "insert into guild_activity (guild_id, member_count) select guild_id, 100 from guilds"
 COUNT_USERS = """
     insert into profile_counts
     select registered, held, level, tier, count(*) from profiles group by 1, 2, 3, 4
@@ -147,8 +149,8 @@ def fill_names(conn: psycopg.Connection[Any], users: int, guilds: int) -> None:
     names = usernames(luck, set())
     of_guilds = (guild_name(luck) for _ in range(guilds))
     for given, statements in (
-        (itertools.islice(names, users), (USERS, COUNT_USERS)),
-        (of_guilds, (GUILDS, COUNT_GUILDS)),
+        (itertools.islice(names, users), (USERS, COUNT_USERS, USER_ACTIVITY)),
+        (of_guilds, (GUILDS, COUNT_GUILDS, GUILD_ACTIVITY)),
     ):
         cursor.execute("create temp table named (n bigint, name text, name_key text, name_code text)")
         with cursor.copy("copy named from stdin") as copied:
