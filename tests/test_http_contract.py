@@ -20,6 +20,7 @@ from tests.shapes import differences, moment, one_of, text
 
 EXAMPLE_USER, EXAMPLE_ADMIN, EXAMPLE_GUILD = 123456789012345678, 999888777666555444, 987654321098765432
 DEMO_BOT = 666777888999111222
+AVATAR = "https://cdn.example.org/a.png"
 NO_LIMITS = {f"MODLEDGER_RATE_LIMIT_{kind}": "0" for kind in ("LOGIN", "STAFF", "PUBLIC", "BOT")}
 _numbers = count(310_000_000_000_000_001)
 
@@ -94,7 +95,7 @@ def test_a_code_is_requested_fetched_and_verified(platform: Platform) -> None:
     code = platform.answered(
         "bot",
         "POST /v1/authentication/bot/login-code",
-        {"discord_id": user_id, "username": f"contract{user_id}", "avatar_url": "https://cdn.example.org/a.png"},
+        {"discord_id": user_id, "username": f"contract{user_id}", "avatar_url": AVATAR},
         shape={"code": contract.CODE},
     )["code"]
     answer = platform.ask(None, "POST /v1/authentication/verify", {"code": code, "discord_id": user_id})
@@ -102,7 +103,7 @@ def test_a_code_is_requested_fetched_and_verified(platform: Platform) -> None:
     verified = {"status": "success", "message": "Authentication successful", "user": contract.USER}
     assert differences(answer.body, verified) == []
     assert answer.body["user"]["discord_id"] == str(user_id)
-    assert answer.body["user"]["avatar_url"] == "https://cdn.example.org/a.png"
+    assert answer.body["user"]["avatar_url"] == AVATAR
     # On loopback; elsewhere it is Secure and SameSite=None.
     cookie = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
     assert cookie == {"httponly", "samesite=lax", "path=/", "max-age=2592000"}
@@ -292,12 +293,7 @@ def test_bots_are_listed_read_and_searched_for(platform: Platform) -> None:
 
 def test_a_bot_reports_itself_and_what_it_ran(platform: Platform) -> None:
     platform.answered("bot", "GET /v1/bot/me", shape=contract.ADMINS_BOT)
-    report = {
-        "guild_ids": [str(EXAMPLE_GUILD)],
-        "users": 1234,
-        "latency_ms": 41.5,
-        "avatar_url": "https://cdn.example.org/bot.png",
-    }
+    report = {"guild_ids": [str(EXAMPLE_GUILD)], "users": 1234, "latency_ms": 41.5, "avatar_url": AVATAR}
     mine = platform.answered("bot", "POST /v1/bot/me", report, shape=contract.ADMINS_BOT)
     assert (mine["guilds"], mine["users"], mine["latency_ms"]) == (1, 1234, 41.5)
     user_id = platform.user()
@@ -314,17 +310,12 @@ def test_a_bot_reports_itself_and_what_it_ran(platform: Platform) -> None:
 def test_a_bot_reads_and_updates_users_and_guilds(platform: Platform) -> None:
     user_id = platform.user()
     platform.answered("bot", f"GET /v1/bot/users/{user_id}", shape=contract.USER)
-    renamed = {"username": f"renamed{user_id}", "avatar_url": "https://cdn.example.org/b.png"}
+    renamed = {"username": f"renamed{user_id}", "avatar_url": AVATAR}
     updated = platform.answered("bot", f"POST /v1/bot/users/{user_id}", renamed, shape=contract.USER)
     assert {name: updated[name] for name in renamed} == renamed
     assert platform.ask("bot", f"POST /v1/bot/users/{next(_numbers)}", renamed).status == 404
     guild_id = next(_numbers)
-    said = {
-        "name": "New guild",
-        "avatar_url": "https://cdn.example.org/g.png",
-        "member_count": 7,
-        "owner_discord_id": str(user_id),
-    }
+    said = {"name": "New guild", "avatar_url": AVATAR, "member_count": 7, "owner_discord_id": str(user_id)}
     made = platform.answered("bot", f"POST /v1/bot/guilds/{guild_id}", said, shape=contract.PRIVATE_GUILD)
     assert {name: made[name] for name in said} == said
     assert platform.answered("bot", f"GET /v1/bot/guilds/{guild_id}", shape=contract.PRIVATE_GUILD) == made
