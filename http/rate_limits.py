@@ -1,8 +1,9 @@
 """How often a client may ask (api.md §1, 429): a token bucket for each, in PostgreSQL, exact over all server processes.
 
 The whole state of a bucket is the moment at which it will be full again (the generic cell rate algorithm, as in ITU-T
-I.371), and that moment only ever moves on. So a server whose clock is behind refills nothing twice, and what is known
-to be empty until some moment can be refused without asking the database.
+I.371), and that moment only ever moves on. So a server whose clock is behind by no more than two minutes refills
+nothing twice, and what is known to be empty until some moment can be refused without asking the database. What is
+further ahead than that is no count but a clock that was wrong: then the bucket is empty, and fills from now on.
 """
 
 import asyncio
@@ -33,6 +34,8 @@ SWEPT = 1000
 # the look-up of who asks takes as long anyway.
 CROWD = 4
 GATHER_S = 0.004
+# The clocks of servers are taken to differ by no more: what is further ahead was written before a clock was set back.
+SKEW_S = 120
 # A bucket that has been full for as long is as good as none, also to a server whose clock is an hour behind.
 FORGOTTEN_AFTER_S = 3600
 
@@ -42,10 +45,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Nobody waits for the disk; and the statement is planned once: left to itself the server plans it anew for most arrays.
 SESSION = "set synchronous_commit = off; set plan_cache_mode = force_generic_plan"
 
+# When the bucket would be full if nobody asked any more. No clock that is right puts that more than an empty bucket and
+# the clocks' difference ahead: else all who asked before a clock was set back by an hour would be shut out for an hour.
+_FULL_AT = f"""case
+    when kept.full_at > $5 + excluded.requests * excluded.step + {SKEW_S * _SECOND_NS}
+    then $5 + excluded.requests * excluded.step
+    else greatest(kept.full_at, $5) end"""
 # How many of those that ask are let through: what is between the bucket's level now and its brim, in whole steps.
-_GRANTED = """greatest(0, least(
+_GRANTED = f"""greatest(0, least(
     excluded.granted,
-    ($5 + excluded.requests * excluded.step - greatest(kept.full_at, $5)) / excluded.step))"""
+    ($5 + excluded.requests * excluded.step - {_FULL_AT}) / excluded.step))"""
 
 # $1 text[] keys, $2 integer[] how many ask, $3 integer[] and $4 bigint[] requests and step of their limit, $5 now.
 # rate_limits_pkey. Ordered, so that no two servers wait for each other's rows.
@@ -55,7 +64,7 @@ TAKE = f"""
     from unnest($1::text[], $2::integer[], $3::integer[], $4::bigint[]) as asked (key, asking, requests, step)
     order by key
     on conflict (key) do update set
-        full_at = greatest(kept.full_at, $5) + {_GRANTED} * excluded.step,
+        full_at = {_FULL_AT} + {_GRANTED} * excluded.step,
         step = excluded.step,
         requests = excluded.requests,
         granted = {_GRANTED}
@@ -147,7 +156,8 @@ class RateLimiter:
         until = self._empty_until.get((key, limit))
         if until is not None:
             now = self._now()
-            if now < until:
+            # Further ahead, and our clock was set back since.
+            if now < until <= now + limit.step + SKEW_S * _SECOND_NS:
                 raise _refusal(until - now)
             del self._empty_until[key, limit]
         loop = asyncio.get_running_loop()

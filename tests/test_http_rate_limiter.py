@@ -129,6 +129,25 @@ def test_a_server_whose_clock_is_behind_refills_nothing_twice(database: str) -> 
     run(database, test)
 
 
+@pytest.mark.parametrize("limit", [MINUTELY, Limit(100, 3600)])
+def test_a_clock_that_is_set_back_shuts_nobody_out(database: str, limit: Limit) -> None:
+    async def test(one: Server, other: Server) -> None:
+        one.later(hours=3)
+        assert await one.let_through(1, "seldom", limit=limit) == 1
+        assert await one.let_through(limit.requests + 5, limit=limit) == limit.requests
+        one.later(hours=-3)
+        wait = limit.seconds // limit.requests
+        # Also the server that remembers an empty bucket; none gets more than what comes back.
+        for server in (one, other):
+            assert await server.ask("seldom", limit=limit) == wait
+            assert await server.ask(limit=limit) == wait
+        other.later(seconds=wait)
+        assert await other.let_through(5, "seldom", limit=limit) == 1
+        assert await other.let_through(5, limit=limit) == 1
+
+    run(database, test)
+
+
 def test_keys_are_counted_each_for_itself(database: str) -> None:
     async def test(one: Server, other: Server) -> None:
         passed = await asyncio.gather(one.let_through(25), one.let_through(25, "b"), one.let_through(5, "c"))
