@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     master_key: bytes | None = None
+    seal_key: bytes | None = None
     development: bool = False
     cookie_domain: str | None = None
     allowed_origins: tuple[str, ...] = ()
@@ -230,7 +231,7 @@ def _hide_password(url: str) -> str:
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", rf"\1{_HIDDEN}", without_userinfo)
 
 
-def _read_master_key(text: str) -> bytes:
+def _read_key(text: str) -> bytes:
     try:
         key = base64.b64decode(text.strip().translate(str.maketrans("-_", "+/")), validate=True)
     except binascii.Error:
@@ -281,7 +282,7 @@ _SETTINGS = (
         "data_dir",
         "the path of a folder",
         _read_path,
-        "where the embedded PostgreSQL, the master key and the cookie jars are; made when missing",
+        "where the embedded PostgreSQL, the master key, the seal key and the cookie jars are; made when missing",
     ),
     _Setting(
         "database_url",
@@ -306,9 +307,18 @@ _SETTINGS = (
     _Setting(
         "master_key",
         "32 bytes in base64, standard or URL-safe",
-        _read_master_key,
+        _read_key,
         "wraps the keys that personal text is encrypted with; lost with its copies, that text is lost",
         default="the file master.key in MODLEDGER_DATA_DIR, made at the first start",
+        secret=True,
+        show=_show_secret,
+    ),
+    _Setting(
+        "seal_key",
+        "32 bytes in base64, standard or URL-safe",
+        _read_key,
+        "signs the heads of the sealed ledger (docs/proof.md), where `modledger work` runs",
+        default="the file seal.key in MODLEDGER_DATA_DIR, made at the first start",
         secret=True,
         show=_show_secret,
     ),

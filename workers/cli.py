@@ -28,11 +28,13 @@ from modledger.domain.refusals import Refused
 from modledger.domain.settings import Settings, SettingsError, describe_settings, read_settings
 from modledger.domain.subjects import OWNER
 from modledger.workers.database import database
+from modledger.workers.erase_cli import erase
 from modledger.workers.logs import configure_logs
 from modledger.workers.master_key import MasterKeyError, master_key
 from modledger.workers.migrate import MigrationError, migrate, require_migrated
 from modledger.workers.port import PortTaken
 from modledger.workers.postgres_programs import PostgresError
+from modledger.workers.seal_cli import seal
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
 
 PARENT_FD = click.option("--parent-fd", type=int, hidden=True, help="A pipe that closes when the parent is gone.")
@@ -99,6 +101,10 @@ def cli() -> None:
     """modledger: an event-sourced moderation ledger. Settings come from MODLEDGER_* variables only."""
 
 
+cli.add_command(seal)
+cli.add_command(erase)
+
+
 @cli.command()
 def up() -> None:
     """Run everything here: database, migrations, demo data, HTTP, workers."""
@@ -130,7 +136,7 @@ def serve(parent_fd: int | None) -> None:
 @cli.command()
 @PARENT_FD
 def work(parent_fd: int | None) -> None:
-    """Run the projectors and the clock."""
+    """Run the projectors, the clock and the sealer."""
     from modledger.projections.catalog import PROJECTORS
     from modledger.workers.work import work as run_work
 
@@ -140,7 +146,7 @@ def work(parent_fd: int | None) -> None:
     stop_on_signals(stop)
     signal_when_parent_dies(parent_fd)
     with _ledger(settings, connections=len(PROJECTORS) + 2) as (ledger, conninfo):
-        run_work(ledger, conninfo, stop)
+        run_work(ledger, conninfo, settings, stop)
 
 
 @cli.command("migrate")

@@ -1,20 +1,25 @@
-"""The worker process: all projectors and the clock."""
+"""The worker process: all projectors, the clock and the sealer."""
 
 import threading
 from datetime import UTC, datetime
 
 from modledger.domain.ledger import Ledger
+from modledger.domain.settings import Settings
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.clock import run_clock
+from modledger.workers.eraser import run_eraser
 from modledger.workers.runner import run_projectors
+from modledger.workers.sealer import run_sealer
 
 
-def work(ledger: Ledger, conninfo: str, stop: threading.Event) -> None:
+def work(ledger: Ledger, conninfo: str, settings: Settings, stop: threading.Event) -> None:
     """Runs until ``stop`` is set, then lets every batch in hand finish. Any number of such processes may run: each
-    projector and the clock is active in one of them, the others stand by."""
+    projector, the clock and the sealer is active in one of them, the others stand by."""
     threads = [
         *run_projectors(ledger, conninfo, PROJECTORS, stop),
         run_clock(ledger, conninfo, lambda: datetime.now(UTC), stop),
+        run_eraser(conninfo, stop),
+        run_sealer(settings, conninfo, lambda: datetime.now(UTC), stop),
     ]
     stop.wait()
     for thread in threads:
