@@ -156,16 +156,20 @@ def _require_active(punishment: Punishment, at: datetime) -> None:
 
 
 def _make_room(facts: Facts, target: Subject, kind: int, replace: bool) -> list[Decided]:
-    """No two active bans or timeouts of one subject: refuse, or supersede the one there is."""
-    standing = facts.account(target).active_punishment(kind, facts.at(target))
-    if standing is None:
+    """No two active bans or timeouts of one subject: refuse, or supersede the one there is; or all, where an import
+    brought several."""
+    account, at = facts.account(target), facts.at(target)
+    newest = account.active_punishment(kind, at)
+    if newest is None:
         return []
     if not replace:
         what = target.kind.capitalize()
-        raise Conflict(f"{what} {target.id} already has an active {NAMES[kind]}: {_named(standing)}")
-    _authorise_change(facts, target, standing)
-    successor = facts.account(target).version + 2
-    return [Decided(events.PunishmentSuperseded(number=standing.number, by=successor))]
+        raise Conflict(f"{what} {target.id} already has an active {NAMES[kind]}: {_named(newest)}")
+    standing = [p for p in account.punishments.values() if p.type == kind and p.active(at)]
+    for punishment in standing:
+        _authorise_change(facts, target, punishment)
+    successor = account.version + len(standing) + 1
+    return [Decided(events.PunishmentSuperseded(number=p.number, by=successor)) for p in standing]
 
 
 def _end(kind: int, value: datetime | None, at: datetime) -> datetime | None:

@@ -208,6 +208,18 @@ def test_replace_supersedes_the_standing_ban_in_the_same_append() -> None:
     )
 
 
+def test_replace_supersedes_all_the_bans_that_an_import_left_standing() -> None:
+    command = IssueBan(target=user(1), reason="worse", expires_at=NOW + HOUR, replace=True)
+    both = given(is_banned(1, by=ADMIN), is_timed_out(1, until=NOW + HOUR), is_banned(1, by=ADMIN))
+    both.when(command, by=ADMIN).then(
+        events.PunishmentSuperseded(number=1, by=6),
+        events.PunishmentSuperseded(number=3, by=6),
+        events.UserBanned(reason="worse", expires_at=NOW + HOUR),
+    )
+    one_of_another = given(is_banned(1, by=OTHER_ADMIN), is_banned(1, by=ADMIN))
+    one_of_another.when(command, by=ADMIN).then_refused(Forbidden, "You cannot act on this punishment")
+
+
 def test_replace_without_a_standing_punishment_just_issues() -> None:
     given().when(IssueBan(target=user(1), reason="spam", replace=True), by=ADMIN).then(events.UserBanned(reason="spam"))
     given(is_banned(1, until=NOW)).when(IssueBan(target=user(1), reason="spam", replace=True), by=ADMIN).then(
