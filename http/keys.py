@@ -14,6 +14,7 @@ from litestar import Request
 
 from modledger.http.errors import Problem, unauthenticated
 from modledger.http.freshness import fresh, progress_of
+from modledger.http.parameters import one_header
 from modledger.http.reader import Row
 from modledger.http.services import services
 from modledger.projections import bots
@@ -89,9 +90,11 @@ def _hash_of(key: str) -> bytes:
 
 
 def key_of(request: Request[Any, Any, Any]) -> str | None:
-    """The key that the request brings; None without one. One that is too long to be ours is cut."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "").strip()
+    """The key that the request brings; None without one. One that is too long to be ours is cut. Raises Problem 400 for
+    one of the two headers given more than once."""
+    authorization, alone = one_header(request, "Authorization"), one_header(request, "X-API-Key")
+    scheme, _, bearer = (authorization or "").partition(" ")
+    key = bearer.strip() if scheme.lower() == "bearer" else (alone or "").strip()
     return key[:_LONGEST_KEY] or None
 
 
@@ -121,8 +124,8 @@ def _known(row: Row) -> _Known:
 async def caller_of(request: Request[Any, Any, Any]) -> Caller | None:
     """Whose key the request brings; None without a key.
 
-    Raises Problem 401 for a key that is not known or void, 403 for that of an inactive bot, and 503 when the bots are
-    behind the bot's own stream for 2 seconds.
+    Raises Problem 400 for a header given twice, 401 for a key that is not known or void, 403 for that of an inactive
+    bot, and 503 when the bots are behind the bot's own stream for 2 seconds.
     """
     key = key_of(request)
     if key is None:

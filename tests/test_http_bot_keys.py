@@ -183,6 +183,16 @@ def test_a_key_that_nobody_knows_is_refused_everywhere(world: World, path: str) 
         assert error_of(world.get(path, headers=bearer), 401) == "Authentication required"
 
 
+@pytest.mark.parametrize("path", [BOT_ONLY, PUBLIC, OPEN])
+@pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
+def test_a_key_given_twice_is_refused_whichever_is_good(world: World, path: str, header: str) -> None:
+    good = registered(world)
+    scheme = "Bearer " if header == "Authorization" else ""
+    for keys in ((good, "hbot_wrong"), ("hbot_wrong", good), (good, good)):
+        answer = world.raw("GET", path, [(header, scheme + key) for key in keys])
+        assert error_of(answer, 400) == f"{header} given more than once"
+
+
 def test_a_public_key_is_good_for_public_views_only(world: World) -> None:
     registered(world)
     key = create_key(world.connection, "public", None, world.now)
