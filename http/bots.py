@@ -239,8 +239,8 @@ async def search_bots(
     q: Annotated[
         str | None,
         QueryParameter(
-            min_length=1,
-            max_length=MAX_Q,
+            # Said but not checked, as in fragments.py.
+            schema_extra={"min_length": 1, "max_length": MAX_Q},
             description=f"Part of the name, or the Discord id; 1–{MAX_Q} characters after trimming. Fewer than three"
             " characters: the beginning of the name.",
         ),
@@ -262,7 +262,7 @@ async def search_bots(
         raise bad("offset cannot be used together with cursor")
     sees_all = _sees_all(request)
     search = Search(
-        q=trimmed(q),
+        q=trimmed(q, MAX_Q),
         owner_id=owner,
         bot_type=bot_type,
         inactive_too=sees_all,

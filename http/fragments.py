@@ -32,12 +32,12 @@ Cursor = Annotated[
 ]
 
 
-def trimmed(q: str | None) -> str | None:
-    """``q`` as the searches take it. Raises Problem 400 unless it has 1–100 characters then."""
+def trimmed(q: str | None, most: int = MAX_Q) -> str | None:
+    """``q`` as the searches take it. Raises Problem 400 unless it has 1 to ``most`` characters then."""
     if q is None:
         return None
-    if not 1 <= len(q.strip()) <= MAX_Q:
-        raise bad(f"q must be between 1 and {MAX_Q} characters")
+    if not 1 <= len(q.strip()) <= most:
+        raise bad(f"q must be between 1 and {most} characters")
     return q.strip()
 
 

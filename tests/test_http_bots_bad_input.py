@@ -57,7 +57,10 @@ def test_any_text_may_be_searched_for(shared_world: World, q: str) -> None:
     assert shared_world.get(f"/v1/bots/search?q={q}", USER).json()["bots"] == []
 
 
-@pytest.mark.parametrize("query", ["limit=1", "limit=100", "offset=10000", "q=x", "q=" + "x" * 50, f"owner={TOP}"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=1", "limit=100", "offset=10000", "q=x", "q=" + "x" * 50, "q=%20" + "x" * 50 + "%20", f"owner={TOP}"],
+)
 def test_the_ends_of_every_range_are_inside_it(shared_world: World, query: str) -> None:
     assert shared_world.get(f"/v1/bots/search?{query}", USER).status_code == 200
 
