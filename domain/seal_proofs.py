@@ -4,6 +4,7 @@ So nothing here talks to the database. A proof is a generator of questions (``As
 and returns what was asked for; a driver of a few lines carries them out.
 """
 
+import base64
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,6 +90,11 @@ _LAST_LEAVES = """
     select number, length(hashes) / 32, positions[cardinality(positions)] from seal_tiles where level = 0
         order by level desc, number desc limit 1
 """
+
+
+def base64_of(raw: bytes) -> str:
+    """As bytes stand in proofs."""
+    return base64.b64encode(raw).decode()
 
 
 def tiles(wanted: Iterable[Tile]) -> Steps[dict[Tile, bytes]]:

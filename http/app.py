@@ -13,6 +13,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http import (
     audit_logs,
+    audit_proofs,
     authentication,
     bot_reports,
     bots,
@@ -110,6 +111,7 @@ def create_app(
     app = Litestar(
         route_handlers=[
             *audit_logs.HANDLERS,
+            *audit_proofs.HANDLERS,
             *authentication.HANDLERS,
             *bot_reports.HANDLERS,
             *bots.HANDLERS,

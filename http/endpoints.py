@@ -57,9 +57,11 @@ def read(
     tagged: bool = False,
     own_503: object = None,
     start: Callable[[AnyRequest], None] | None = None,
+    fresh: bool = True,
 ) -> HTTPRouteHandler:
     """GET. ``start`` may put a query on its way before it is known who asks; ``tagged``: a single record with an ETag;
-    ``own_503``: the example of a 503 that is no error answer."""
+    ``own_503``: the example of a 503 that is no error answer; ``fresh`` False: it answers about a moment that it names,
+    whatever was written since."""
     kind = kind_of(path, for_bots=access.who == "bot")
     statuses = {
         400: "unknown parameter: foo",
@@ -75,7 +77,7 @@ def read(
     DOCUMENTED[operation_id] = Documented(
         example=example,
         security=access.who,
-        reads=access.who != "none" and own_503 is None,
+        reads=fresh and access.who != "none" and own_503 is None,
         tagged=tagged,
         commands=False,
         keyed=False,

@@ -254,9 +254,8 @@ def _body_limit(request: Request[Any, Any, Any]) -> int:
 
 
 def check_query(raw: bytes, rules: Mapping[str, Rule]) -> None:
-    """Raises Problem 400 for the first parameter that is unknown, repeated or not what its rule allows."""
-    if not raw:
-        return
+    """Raises Problem 400 for the first parameter that is unknown, repeated or not what its rule allows, then for one
+    that is missing."""
     try:
         given = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=len(rules) + 16)
     except ValueError:
@@ -270,6 +269,9 @@ def check_query(raw: bytes, rules: Mapping[str, Rule]) -> None:
             raise bad(f"{name} given more than once")
         seen.add(name)
         check_text_value(rule, value)
+    for rule in rules.values():
+        if rule.required and rule.name not in seen:
+            raise bad(f"{rule.name} is required")
 
 
 def check_text_value(rule: Rule, value: str) -> None:

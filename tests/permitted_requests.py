@@ -12,7 +12,9 @@ from uuid import UUID
 from modledger.domain import commands
 from modledger.domain.envelope import SYSTEM, Actor, Subject
 from modledger.http.sessions import SUFFIX_LENGTH, open_session
+from modledger.workers.sealer import seal
 from tests.http_client import ADMIN, OTHER_ADMIN, OTHER_MODERATOR, OWNER, World
+from tests.sealing import begun
 
 REASON = {"reason": "Rule 4"}
 _numbers = count(700_000)
@@ -351,3 +353,26 @@ def _audit(about: str, query: str) -> None:
 _audit("", "")
 _audit("event_type=USER_TIMEOUT", "?event_type=USER_TIMEOUT")
 _audit("event_type=USER_BAN", "?event_type=USER_BAN")
+
+
+def _sealed(world: World) -> int:
+    """The position of the last event, which is sealed."""
+    seal(world.connection, begun(world.connection), world.now)
+    return world.ledger.head()
+
+
+@asks("GET /v1/admin/audit/head")
+def get_audit_head(world: World, _: Asker) -> Asked:
+    _sealed(world)
+    return Asked("/v1/admin/audit/head")
+
+
+@asks("GET /v1/admin/audit/proof/{}")
+def prove_event(world: World, _: Asker) -> Asked:
+    return Asked(f"/v1/admin/audit/proof/{_sealed(world)}")
+
+
+@asks("GET /v1/admin/audit/consistency")
+def prove_consistency(world: World, _: Asker) -> Asked:
+    _sealed(world)
+    return Asked("/v1/admin/audit/consistency?from=1")

@@ -18,12 +18,11 @@ def fill(connection: psycopg.Connection, events: int) -> None:
     connection.execute(
         """
         insert into ledger (originator_id, originator_version, topic, state, recorded_at, command_id, actor, via)
-            select 'user:' || n,
-                1 + coalesce((select max(originator_version) from ledger where originator_id = 'user:' || n), 0),
+            select stream, 1 + coalesce((select max(originator_version) from ledger where originator_id = stream), 0),
                 'user.prefix_changed.v1', convert_to('{"n":' || n || '}', 'UTF8'),
                 timestamptz '2026-03-10 12:00:00+00' + n * interval '1 ms',
                 case when mod(n, 3) <> 0 then gen_random_uuid() end, 'user:' || mod(n, 7), 'http'
-            from generate_series(1, %s) as n order by n
+            from generate_series(1, %s) as n, concat('user:', 900000 + n) as stream order by n
         """,
         (events,),
     )

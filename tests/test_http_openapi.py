@@ -79,6 +79,9 @@ POST /v1/admin/bots/{}/update
 POST /v1/admin/bots/{}/regenerate-key
 POST /v1/admin/guilds/{}/update
 GET  /v1/admin/audit/logs
+GET  /v1/admin/audit/head
+GET  /v1/admin/audit/proof/{}
+GET  /v1/admin/audit/consistency
 """
 
 

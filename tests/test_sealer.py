@@ -102,7 +102,7 @@ def test_positions_may_have_gaps(connection: psycopg.Connection) -> None:
         fill(connection, 100)
         with pytest.raises(psycopg.errors.UniqueViolation):
             connection.execute(
-                "insert into ledger values (default, 'user:1', 1, 'x.v1', '{}', now(), null, 'system', 'cli')"
+                "insert into ledger values (default, 'user:900001', 1, 'x.v1', '{}', now(), null, 'system', 'cli')"
             )
     head = seal(connection, signer, NOW, batch=64)
     assert head is not None
