@@ -24,6 +24,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     PERSONAL: ClassVar[tuple[str, ...]] = ()
 
 
+def has_text(event: Event) -> bool:
+    """Whether any of its personal fields is filled."""
+    return any(getattr(event, name) is not None for name in event.PERSONAL)
+
+
 # -- users, guilds and bots: who they are
 
 

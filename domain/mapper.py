@@ -11,7 +11,7 @@ from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
 
 from modledger.domain.envelope import Actor, NewEvent, Recorded, Via
-from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased
+from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased, has_text
 from modledger.domain.ledger import Append
 from modledger.domain.personal_text import DamagedText, MasterKey, Standing, SubjectKey
 from modledger.domain.upcasting import UPCASTS, Upcast, newest, upcast
@@ -90,11 +90,6 @@ _PLACEHOLDERS: dict[type[Event], dict[str, str | None]] = {
 def others_than(topics: Collection[str], upcasts: Mapping[str, tuple[str, Upcast]] = UPCASTS) -> list[str]:
     """The stored topics that this program knows and that become none of these."""
     return [topic for topic in (*EVENTS, *upcasts) if newest(topic, upcasts) not in topics]
-
-
-def has_text(event: Event) -> bool:
-    """Whether there is anything to encrypt."""
-    return any(getattr(event, name) is not None for name in event.PERSONAL)
 
 
 class EventMapper(Mapper[str]):

@@ -12,8 +12,9 @@ from eventsourcing.persistence import Mapper
 from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
+from modledger.domain.events import has_text
 from modledger.domain.ledger import Append, Appended, Histories, Passage, VersionConflict
-from modledger.domain.mapper import EventMapper, Row, StoredCommand, UnreadableEvent, has_text, others_than, recorded
+from modledger.domain.mapper import EventMapper, Row, StoredCommand, UnreadableEvent, others_than, recorded
 from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
 
 # subject → its key's generation and wrapped bytes

@@ -56,7 +56,8 @@ class Punishment(msgspec.Struct, kw_only=True):
 
 
 class Account(msgspec.Struct, kw_only=True):
-    """What users and guilds have in common. ``version`` 0 and no ``created_at``: never seen."""
+    """What users and guilds have in common. ``version`` 0 and no ``created_at``: never seen. ``textless``: erased, and
+    no personal text has come since."""
 
     id: int
     version: int = 0
@@ -73,6 +74,7 @@ class Account(msgspec.Struct, kw_only=True):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     erased_at: datetime | None = None
+    textless: bool = False
 
     def tier_at(self, at: datetime) -> int:
         """The tier at that second: Basic from the very end on."""
@@ -119,6 +121,7 @@ class Bot(msgspec.Struct, kw_only=True):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     erased_at: datetime | None = None
+    textless: bool = False
 
 
 State = User | Guild | Bot
@@ -151,7 +154,9 @@ def evolve(state: State, happened: NewEvent) -> None:
     if state.updated_at is None or happened.occurred_at > state.updated_at:
         state.updated_at = happened.occurred_at
     if isinstance(happened.event, events.SubjectErased):
-        state.erased_at = happened.occurred_at
+        state.erased_at, state.textless = happened.occurred_at, True
+    elif events.has_text(happened.event):
+        state.textless = False
     if isinstance(state, Bot):
         _evolve_bot(state, happened)
         return

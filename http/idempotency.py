@@ -44,7 +44,11 @@ CLAIM = """
     returning created_at
 """
 FIND = "select created_at, fingerprint, status, body from idempotency_keys where actor = $1 and key = $2"
-STORE = "update idempotency_keys set status = $3, body = $4 where actor = $1 and key = $2"
+# Status 0: somebody's text was erased since (projections/erasures.py), and the answer may hold it.
+STORE = """
+    update idempotency_keys set status = $3, body = $4
+        where actor = $1 and key = $2 and status is distinct from 0
+"""
 # idempotency_keys_age; a few at a time, so that no request pays for a day's leavings.
 FORGET = """
     delete from idempotency_keys where (actor, key) in
@@ -120,12 +124,12 @@ class Keys:
         return answer
 
     def _kept(self, row: Row, fingerprint: bytes, name: str) -> Answer | None:
-        _, known, status, sealed = row
+        _, known, _, sealed = row
         if known != fingerprint:
             raise Problem(409, f"{HEADER} was already used with another request")
-        # Without an answer, the process that was at it has died: the same command id makes doing it again safe. So it
-        # is with an answer that was sealed under another master key.
-        content = None if status is None else self._sealing.unseal(sealed, name)
+        # Without an answer, the process that was at it has died or somebody was erased: the same command id makes doing
+        # it again safe. So it is with an answer that was sealed under another master key.
+        content = None if sealed is None else self._sealing.unseal(sealed, name)
         if content is None:
             return None
         answer = msgspec.json.decode(content, type=Answer)

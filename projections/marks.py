@@ -41,11 +41,15 @@ _BITS = f"""
 """  # noqa: S608
 
 
-# punishment_marks_pkey, both.
+# punishment_marks_pkey, all three.
 _SET = f"""
     insert into punishment_marks as m (kind, value, span, bits) {_BITS}
     on conflict (kind, value, span) do update set bits = m.bits | excluded.bits
 """
+_FORGET = f"""
+    delete from punishment_marks m using ({_BITS}) n
+    where m.kind = n.kind and m.value = n.value and m.span = n.span and m.bits & ~n.bits = 0::bit({SPAN})
+"""  # noqa: S608
 _CLEAR = f"""
     update punishment_marks m set bits = m.bits & ~n.bits from ({_BITS}) n
     where m.kind = n.kind and m.value = n.value and m.span = n.span
@@ -53,8 +57,9 @@ _CLEAR = f"""
 
 
 def write(cursor: Cursor, set_: Sequence[Mark], cleared: Sequence[Mark]) -> None:
-    """Sets and clears these bits; no mark may be among both."""
-    for marks, statement in ((set_, _SET), (cleared, _CLEAR)):
+    """Sets and clears these bits; no mark may be among both. A line without any is forgotten: its word may have been
+    erased, and a digest of a word can be guessed."""
+    for marks, statement in ((set_, _SET), (cleared, _FORGET), (cleared, _CLEAR)):
         if marks:
             found = [{"kind": kind, "value": value, "id": id_} for kind, value, id_ in marks]
             cursor.execute(statement, (msgspec.json.encode(found).decode(),))

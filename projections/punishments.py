@@ -269,6 +269,7 @@ PROJECTOR = Projector(
     fold=fold,
     also=derive,
     beside=(COUNTS, marks.TABLE, reason_words.TABLE),
+    version=2,
 )
 
 

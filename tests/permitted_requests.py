@@ -301,6 +301,16 @@ _levels("to 1", 1)
 _levels("to 2", 2)
 _levels("to 3", 3)
 
+
+def _erasing(about: str, level: int) -> None:
+    REQUESTS["POST /v1/admin/users/{}/erase", about] = lambda world, _: Asked(
+        f"/v1/admin/users/{a_user(world, level)}/erase", REASON
+    )
+
+
+_erasing("a User", 0)
+_erasing("an Owner", 3)
+
 plain("GET /v1/admin/subscriptions/active")
 
 

@@ -66,6 +66,7 @@ POST /v1/admin/punishments/bulk/{}/revert
 POST /v1/admin/punishments/{}/void
 POST /v1/admin/punishments/{}/overturn
 POST /v1/admin/users/{}/permission
+POST /v1/admin/users/{}/erase
 POST /v1/admin/subscriptions/user/{}/grant
 POST /v1/admin/subscriptions/guild/{}/grant
 POST /v1/admin/subscriptions/user/{}/trial
