@@ -284,6 +284,12 @@ def scanned(plan: dict[str, Any]) -> set[str]:
     return mine.union(*(scanned(part) for part in plan.get("Plans", ())))
 
 
+def by_index(name: str, plan: dict[str, Any]) -> list[int]:
+    """How many rows the planner expects of each scan of that index."""
+    mine = [plan["Plan Rows"]] if plan.get("Index Name") == name else []
+    return sum((by_index(name, part) for part in plan.get("Plans", ())), mine)
+
+
 def plan_of(conn: psycopg.Connection[Any], search: Search, *, fragments: bool) -> dict[str, Any]:
     sql, parameters = statement(search, NOW, fragments=fragments)
     lines = psycopg.RawCursor(conn).execute(f"explain (format json) {sql}", parameters, prepare=False).fetchall()
@@ -306,6 +312,14 @@ def test_no_search_reads_the_guilds_from_end_to_end(
             msgspec.structs.replace(first, cursor=after),
         ):
             assert "guilds" not in scanned(plan_of(many, search, fragments=fragments)), search
+
+
+def test_what_has_ended_is_expected_to_be_a_handful(many: psycopg.Connection[Any]) -> None:
+    for state, tier in product((0, 1, 2), (None, 0, 1, 2, 3)):
+        found = by_index("guilds_first_end", plan_of(many, Search(state=state, tier=tier), fragments=True))
+        # Ten they are. Expecting a third of all guilds, the planner would start workers for them.
+        assert found
+        assert max(found) < 1000, (state, tier)
 
 
 @pytest.mark.parametrize(
