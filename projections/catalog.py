@@ -13,10 +13,12 @@ from modledger.projections import (
     audit_log,
     bots,
     guilds,
+    ownerships,
     permission_history,
     profile,
     punishments,
     subscription_history,
+    user_names,
 )
 from modledger.projections.projector import Cursor, Projector, Table
 
@@ -28,6 +30,8 @@ PROJECTORS: Final[tuple[Projector[Any], ...]] = (
     guilds.PROJECTOR,
     bots.PROJECTOR,
     audit_log.PROJECTOR,
+    user_names.PROJECTOR,
+    ownerships.PROJECTOR,
 )
 
 # Any number that no other advisory lock of ours has.
