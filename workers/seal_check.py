@@ -83,7 +83,6 @@ def examine(report: Report, evidence: Iterable[Evidence], keys: Sequence[PublicK
         nonlocal broken
         since = f"from position {report.last.position + 1} " if report.last else ""
         if head.root == frontier.root() and head.position == last_position:
-            report.heads += 1
             report.last = head
         elif not broken:
             # Whatever is signed later is not the tree either.
@@ -119,6 +118,7 @@ def examine(report: Report, evidence: Iterable[Evidence], keys: Sequence[PublicK
                     report.add(None, str(error))
                     continue
                 if head.tree_size == frontier.size:
+                    report.heads += 1
                     compare(head)
                 else:
                     report.add(None, f"the head of {head.tree_size} events stands after {frontier.size}")

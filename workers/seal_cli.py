@@ -17,7 +17,7 @@ import psycopg
 from modledger.domain.refusals import Refused
 from modledger.domain.seal_proofs import consistency, grown, inclusion, last_head
 from modledger.domain.settings import Settings, read_settings
-from modledger.domain.signed_heads import BadSignature, Head, NoHead, PublicKey, read_head, read_public_key, verify
+from modledger.domain.signed_heads import BadSignature, Head, NoHead, PublicKey, read_head, read_public_key
 from modledger.workers.database import database
 from modledger.workers.logs import configure_logs
 from modledger.workers.migrate import require_migrated
@@ -26,6 +26,7 @@ from modledger.workers.seal_files import (
     Damaged,
     NotProved,
     check_proof,
+    heads_in,
     is_export,
     notes_in,
     read_export,
@@ -180,18 +181,15 @@ def _check_database(keys: list[PublicKey], kept: list[str]) -> None:
 def _check_files(files: list[Path], keys: list[PublicKey]) -> None:
     exports = [file for file in files if is_export(file)]
     proofs = [file for file in files if file not in exports]
-    notes = [note for file in proofs for note in notes_in(file)]
+    kept = {note: head for file in proofs for note, head in heads_in(file, keys).items()}
     heads: dict[int, Head] = {}
-    for note in notes:
-        head = verify(note, keys)
+    for head in kept.values():
         if heads.setdefault(head.tree_size, head).root != head.root:
-            raise NotProved(
-                f"two heads of {head.tree_size} events have different roots: the ledger was shown in two versions"
-            )
+            raise NotProved(f"two heads of {head.tree_size} events have different roots: there are two ledgers")
     for file in proofs:
         click.echo(check_proof(file, keys, heads))
     for file in exports:
-        _report(Report(), read_export(file), keys, notes)
+        _report(Report(), read_export(file), keys, list(kept))
 
 
 def _report(report: Report, evidence: Any, keys: list[PublicKey], kept: list[str]) -> None:

@@ -11,7 +11,7 @@ from modledger.domain.merkle import leaf_hash, proves_consistency, proves_inclus
 from modledger.domain.refusals import Conflict
 from modledger.domain.seal_proofs import Consistency, Inclusion
 from modledger.domain.seal_tree import position_of
-from modledger.domain.signed_heads import Head, NoHead, PublicKey, read_head, verify
+from modledger.domain.signed_heads import BadSignature, Head, NoHead, PublicKey, read_head, verify
 from modledger.workers.seal_check import Event, Evidence, Signed, Torn
 
 FORMAT = "modledger sealed ledger 1"
@@ -145,6 +145,16 @@ def notes_in(path: Path) -> list[str]:
         case Consistency():
             return [note for note in (found.from_head, found.to_head) if note is not None]
     return [found]
+
+
+def heads_in(path: Path, keys: list[PublicKey]) -> dict[str, Head]:
+    """The same, verified. Raises Damaged, and NotProved for one that none of the keys has signed."""
+    try:
+        return {note: verify(note, keys) for note in notes_in(path)}
+    except NoHead as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    except BadSignature as error:
+        raise NotProved(f"{path}: {error}") from error
 
 
 def check_proof(path: Path, keys: list[PublicKey], heads: dict[int, Head]) -> str:
