@@ -1,10 +1,8 @@
 """The read models there are, and the making of their tables."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
@@ -20,7 +18,7 @@ from modledger.projections import (
     subscription_history,
     user_names,
 )
-from modledger.projections.projector import Cursor, Projector, Table
+from modledger.projections.projector import Cursor, Projector, Table, fingerprint
 
 PROJECTORS: Final[tuple[Projector[Any], ...]] = (
     profile.PROJECTOR,
@@ -36,13 +34,6 @@ PROJECTORS: Final[tuple[Projector[Any], ...]] = (
 
 # Any number that no other advisory lock of ours has.
 _LOCK = 0x6D6C_7265_6164
-
-
-def fingerprint(projector: Projector[Any]) -> str:
-    """The same for the same tables and the same version of the fold."""
-    tables = [msgspec.structs.asdict(table) for table in (projector.table, *projector.beside)]
-    described: bytes = msgspec.json.encode([projector.version, tables], order="deterministic")
-    return hashlib.sha256(described).hexdigest()
 
 
 def outdated(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
@@ -86,9 +77,10 @@ def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector
                 create(cursor, table)
             # read_models_pkey
             cursor.execute(
-                "insert into read_models values (%s, %s)"
-                " on conflict (projector) do update set fingerprint = excluded.fingerprint",
-                (projector.name, fingerprint(projector)),
+                "insert into read_models (projector, fingerprint, tables) values (%s, %s, %s) on conflict (projector)"
+                " do update set fingerprint = excluded.fingerprint, tables = excluded.tables,"
+                " generation = read_models.generation + 1",
+                (projector.name, fingerprint(projector), [table.name for table in _tables([projector])]),
             )
         if has_trigrams(cursor):
             for table in _tables(projectors):
@@ -97,14 +89,46 @@ def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector
     return anew
 
 
+def replaceable(conn: psycopg.Connection[Any], projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
+    """Of the outdated ones those whose tables can be read while others are made beside them: they are there, and full
+    of what another version of the program made of the ledger."""
+    cursor = conn.cursor(row_factory=tuple_row)
+    names = outdated(conn, projectors)
+    # The whole table, a row per projector; projection_tracking_pkey
+    known: dict[str, str] = dict(
+        cursor.execute(
+            "select projector, fingerprint from read_models join projection_tracking on application_name = projector"
+            " where notification_id > 0"
+        ).fetchall()
+    )
+    return [
+        projector.name
+        for projector in projectors
+        if projector.name in names
+        and known.get(projector.name, fingerprint(projector)) != fingerprint(projector)
+        and _exists(cursor, projector.table)
+    ]
+
+
 def create(cursor: Cursor, table: Table) -> None:
     """Makes one read table and its indexes, those for fragments aside."""
-    columns = [f"{name} {kind}" for name, kind in table.columns.items()]
-    columns.append(f"primary key ({', '.join(table.primary_key)})")
-    cursor.execute(f"create table {table.name} ({', '.join(columns)}) {table.options}".encode())
+    create_bare(cursor, table)
+    columns = ", ".join(table.primary_key)
+    cursor.execute(f"alter table {table.name} add primary key ({columns})".encode())
+    create_indexes(cursor, table)
+
+
+def create_bare(cursor: Cursor, table: Table) -> None:
+    """Makes one read table without any index."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
+    cursor.execute(f"create table {table.name} ({columns}) {table.options}".encode())
+
+
+def create_indexes(cursor: Cursor, table: Table) -> None:
+    """Makes the indexes of a read table, those for fragments and the primary key's aside, that are not there yet."""
     for name, on in table.indexes.items():
         unique = "unique " if on.startswith("unique ") else ""
-        cursor.execute(f"create {unique}index {name} on {table.name} {on.removeprefix(unique)}".encode())
+        cursor.execute(f"create {unique}index if not exists {name} on {table.name} {on.removeprefix(unique)}".encode())
 
 
 def has_trigrams(cursor: Cursor) -> bool:

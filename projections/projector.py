@@ -5,6 +5,7 @@ counts exactly once however often a process is killed. Rows travel as JSON both 
 same types, so the Struct is the only description of a row in Python.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -43,8 +44,10 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     with it, None for an event about someone else's read model. Events of the topics ``makes`` always make a row of
     their own, so that none has to be looked for. ``fold`` answers the rows that the event makes or changes, from the
     loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense. ``also``
-    writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``. ``version``
-    goes up when the same events are to give other rows: then the tables are folded anew.
+    writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``; it adds up,
+    so that rows may come in any order, best in that of the columns ``along``, which begin an index of the table and
+    tell rows apart (without any: those of the primary key). ``version`` goes up when the same events are to give other
+    rows: then the tables are folded anew.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     makes: frozenset[str] = frozenset()
     also: Callable[[Cursor, Sequence[tuple[R | None, R]]], None] | None = None
     beside: tuple[Table, ...] = ()
+    along: tuple[str, ...] = ()
     version: int = 1
 
 
@@ -74,6 +78,10 @@ class Fenced(Exception):
     """Another runner has moved this projector's checkpoint meanwhile. Nothing was written."""
 
 
+class Superseded(Exception):
+    """The projector's tables are of another version of the program now, and nothing of this one's to write into."""
+
+
 class FoldFailed(Exception):
     """The fold refused an event: everything before it is written, nothing from it on. The cause is ``__cause__``."""
 
@@ -84,6 +92,13 @@ class FoldFailed(Exception):
         self.event_id: UUID = failed.event_id
         self.topic: str = failed.event.TOPIC
         self.cause: Exception = cause
+
+
+def fingerprint(projector: Projector[Any]) -> str:
+    """The same for the same tables and the same version of the fold."""
+    tables = [msgspec.structs.asdict(table) for table in (projector.table, *projector.beside)]
+    described: bytes = msgspec.json.encode([projector.version, tables], order="deterministic")
+    return hashlib.sha256(described).hexdigest()
 
 
 def checkpoint(conn: psycopg.Connection[Any], name: str) -> int:
@@ -99,16 +114,26 @@ def checkpoint(conn: psycopg.Connection[Any], name: str) -> int:
 def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, limit: int) -> Advance:
     """Folds at most ``limit`` (≥ 1) further events of the ledger into the projector's table, durable on return.
 
-    ``conn`` must be in autocommit mode and is used alone. Raises FoldFailed and Fenced, what the ledger raises, and
-    psycopg.Error; a lost connection during the commit leaves open whether it happened, so call again.
+    ``conn`` must be in autocommit mode and is used alone. Raises FoldFailed, Fenced and Superseded, what the ledger
+    raises, and psycopg.Error; a lost connection during the commit leaves open whether it happened, so call again.
     """
     if not conn.autocommit:
         raise ValueError("advance needs a connection in autocommit mode")
-    after = checkpoint(conn, projector.name)
+    cursor = conn.cursor(row_factory=tuple_row)
+    # projection_tracking_pkey, read_models_pkey
+    found = cursor.execute(
+        "select coalesce(t.notification_id, 0), m.generation, m.fingerprint from (select %s as name) as asked"
+        " left join projection_tracking as t on t.application_name = asked.name"
+        " left join read_models as m on m.projector = asked.name",
+        (projector.name,),
+    ).fetchone()
+    assert found is not None
+    after, generation, made_for = found
+    if made_for not in (None, fingerprint(projector)):
+        raise Superseded(f"the read tables of {projector.name} are of another version of the program now")
     passage = ledger.read_topics(projector.topics, after, limit)
     if not passage.passed:
         return Advance(read=0, folded=0, position=after, more=False)
-    cursor = conn.cursor(row_factory=tuple_row)
     wanted = [(recorded, projector.touches(recorded)) for recorded in passage.events]
     handled = [(recorded, key) for recorded, key in wanted if key is not None]
     # The first event of a stream finds nothing either.
@@ -117,7 +142,7 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
     rows: dict[Any, dict[Key, msgspec.Struct]] = {}
     for key, row in before.items():
         rows.setdefault(key[0], {})[key] = row
-    key_of = _key_of(projector.key)
+    by = key_of(projector.key)
     failure: FoldFailed | None = None
     folded = 0
     reached = passage.position
@@ -132,7 +157,7 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
             reached = recorded.position - 1
             break
         for row in changed:
-            mine[key_of(row)] = row
+            mine[by(row)] = row
         folded += 1
     if reached > after:
         changes = [
@@ -144,6 +169,13 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
         with conn.transaction():
             # First, because its row lock holds back every other runner of this projector until we have committed.
             _track(cursor, projector.name, after, reached)
+            # Only now, in a snapshot of its own: tables may have been replaced until that lock was ours.
+            # read_models_pkey
+            now = cursor.execute(
+                "select generation from read_models where projector = %s", (projector.name,)
+            ).fetchone()
+            if now is not None and now[0] != generation:
+                raise Fenced(f"the tables of {projector.name} were replaced")
             _write(cursor, projector, changes)
             if projector.also is not None and changes:
                 projector.also(cursor, changes)
@@ -152,7 +184,22 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
     return Advance(read=passage.passed, folded=folded, position=reached, more=passage.passed >= limit)
 
 
-def _key_of(columns: tuple[str, ...]) -> Callable[[Any], Key]:
+def fold_stream(projector: Projector[Any], events: Sequence[Recorded]) -> dict[Key, Any]:
+    """The rows that these events of one stream make, from nothing. Raises FoldFailed."""
+    rows: dict[Key, Any] = {}
+    by = key_of(projector.key)
+    for recorded in events:
+        if projector.touches(recorded) is not None:
+            try:
+                for row in projector.fold(rows, recorded):
+                    rows[by(row)] = row
+            except Exception as cause:
+                raise FoldFailed(projector.name, recorded, cause) from cause
+    return rows
+
+
+def key_of(columns: tuple[str, ...]) -> Callable[[Any], Key]:
+    """What takes the key from a row; of one or two columns."""
     if len(columns) == 1:
         (only,) = columns
         return lambda row: (getattr(row, only),)
@@ -168,7 +215,7 @@ def _load(cursor: Cursor, projector: Projector[R], keys: set[Key]) -> dict[Key, 
     cut = [key for key in keys if len(key) < len(projector.key)]
     loaded: dict[Key, R] = {}
     decoder = msgspec.json.Decoder(list[projector.row])  # type: ignore[name-defined]
-    key_of = _key_of(projector.key)
+    by = key_of(projector.key)
     for group in (whole, cut):
         if not group:
             continue
@@ -183,7 +230,7 @@ def _load(cursor: Cursor, projector: Projector[R], keys: set[Key]) -> dict[Key, 
         ).fetchone()
         assert found is not None
         for row in decoder.decode(found[0]):
-            loaded[key_of(row)] = row
+            loaded[by(row)] = row
     return loaded
 
 

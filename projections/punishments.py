@@ -269,6 +269,8 @@ PROJECTOR = Projector(
     fold=fold,
     also=derive,
     beside=(COUNTS, marks.TABLE, reason_words.TABLE),
+    # Neighbours by id share their lines of marks.
+    along=("id",),
     version=2,
 )
 

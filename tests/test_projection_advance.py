@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Thread
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -47,18 +48,7 @@ def memory() -> Iterator[MemoryLedger]:
 
 def with_fold(fold: Any = punishments.fold, also: Any = punishments.count) -> Projector[Punishment]:
     """The punishments' projector with another fold or write."""
-    return Projector(
-        name=PUNISHMENTS.name,
-        table=PUNISHMENTS.table,
-        row=Punishment,
-        key=PUNISHMENTS.key,
-        topics=PUNISHMENTS.topics,
-        makes=PUNISHMENTS.makes,
-        touches=PUNISHMENTS.touches,
-        fold=fold,
-        also=also,
-        beside=PUNISHMENTS.beside,
-    )
+    return msgspec.structs.replace(PUNISHMENTS, fold=fold, also=also)
 
 
 def reasons(conn: psycopg.Connection) -> list[tuple[str, bool]]:

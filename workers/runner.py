@@ -11,7 +11,15 @@ import structlog
 
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.mapper import UnreadableEvent
-from modledger.projections.projector import Advance, Fenced, FoldFailed, Projector, advance, checkpoint
+from modledger.projections.projector import (
+    Advance,
+    Fenced,
+    FoldFailed,
+    Projector,
+    Superseded,
+    advance,
+    checkpoint,
+)
 from modledger.workers.turn import wait_for_turn
 
 log = structlog.get_logger()
@@ -30,7 +38,7 @@ def run_projectors(
 
     A projector that cannot take an event (the fold raises, its bytes are no event, the row does not fit) stops right
     before it: it leaves position, event and error in ``projection_failures`` and in the log, the others go on, and the
-    next process that runs it tries that event again.
+    next process that runs it tries that event again. One whose tables a newer program has replaced leaves them to it.
     """
     bells = {projector.name: threading.Event() for projector in projectors}
     threads = [
@@ -68,6 +76,9 @@ def _run(
                     _follow(ledger, connection, projector, bell, stop)
         except Stopped as stopped:
             _record(conninfo, projector.name, stopped, stop)
+            return
+        except Superseded as error:
+            log.warning("projector ends: start the program that made the tables", error=str(error))
             return
         except (psycopg.OperationalError, psycopg.InterfaceError, LedgerUnavailable, Fenced) as error:
             log.warning("projector starts over", projector=projector.name, error=str(error))
@@ -168,6 +179,6 @@ def catch_up(ledger: Ledger, conninfo: str, projectors: Iterable[Projector[Any]]
                 while checkpoint(connection, projector.name) < head:
                     with suppress(Fenced):
                         advance(connection, projector, ledger, BATCH)
-            except (FoldFailed, *UNFIT) as error:
+            except (FoldFailed, Superseded, *UNFIT) as error:
                 log.warning("projector cannot catch up", projector=projector.name, error=str(error))
     return head

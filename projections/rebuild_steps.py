@@ -1,0 +1,410 @@
+"""The steps of a rebuild (rebuild.py): fold streams, make indexes and what is derived, catch up, compare, promote."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from modledger.domain.ledger import Ledger
+from modledger.domain.mapper import UnreadableEvent
+from modledger.projections.catalog import create_indexes
+from modledger.projections.projector import (
+    Cursor,
+    FoldFailed,
+    Projector,
+    advance,
+    checkpoint,
+    fingerprint,
+    fold_stream,
+)
+from modledger.projections.rebuild import (
+    Place,
+    Replay,
+    ReplayAborted,
+    ReplayFailed,
+    ReplayRefused,
+    beside,
+    current,
+    fail,
+    move,
+    search,
+)
+from modledger.projections.verification import verify_projector
+
+BATCH = 5_000
+PAUSE_SECONDS = 0.1
+# How long promotion waits for a table before it lets the readers behind it pass and tries again. Less than
+# deadlock_timeout, so that of a reader and a promotion that block each other it is always the promotion that yields.
+LOCK_PATIENCE = "100ms"
+# Vacuum lets go of a table for somebody who has waited for deadlock_timeout.
+VACUUM_PATIENCE = "60s"
+PROMOTION_TRIES = 100
+
+
+def fold_parts(conninfo: str, projector: Projector[Any], ledger: Ledger, stop: threading.Event) -> None:
+    """Folds the streams of the parts that nobody else is at, until all are folded or ``stop`` is set. Any number of
+    processes may do so at once. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
+    with beside(conninfo, projector.name) as (conn, place):
+        run = current(conn, place, projector)
+        if run.state == "created":
+            with suppress(ReplayAborted):
+                move(conn.cursor(row_factory=tuple_row), place, run.run, ["created"], "replaying")
+        while not stop.is_set():
+            try:
+                folded = _fold_batch(conn, place, projector, ledger, run)
+            except (FoldFailed, UnreadableEvent) as error:
+                fail(conn, place, run.run, str(error))
+                raise ReplayFailed(str(error)) from error
+            except psycopg.errors.UndefinedTable as error:
+                raise ReplayAborted(f"the rebuild of {projector.name} was aborted") from error
+            if folded == "all":
+                return
+            if folded == "others":
+                stop.wait(PAUSE_SECONDS)
+
+
+def _fold_batch(
+    conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], ledger: Ledger, run: Replay
+) -> str:
+    """``some`` after a batch; ``others`` when other processes are at all that is left; ``all`` when nothing is."""
+    with conn.transaction():
+        cursor = conn.cursor(row_factory=tuple_row)
+        parts = place.at_home("replay_parts")
+        # replays, a row per projector. The lock of a part lasts as long as its batch: a killed process leaves it free.
+        found = cursor.execute(
+            sql.SQL("select state from {} where run = %s").format(place.at_home("replays")), (run.run,)
+        ).fetchone()
+        if found is None or found[0] not in ("replaying", "catching_up", "verified", "live"):
+            raise ReplayAborted(f"the rebuild of {projector.name} was aborted")
+        # replay_parts_pkey
+        part = cursor.execute(
+            sql.SQL(
+                "select part, coalesce(done, after), until from {} where projector = %s and not finished"
+                " order by part limit 1 for update skip locked"
+            ).format(parts),
+            (projector.name,),
+        ).fetchone()
+        if part is None:
+            left = cursor.execute(
+                sql.SQL("select from {} where projector = %s and not finished limit 1").format(parts),
+                (projector.name,),
+            ).fetchone()
+            return "all" if left is None else "others"
+        number, after, until = part
+        page = ledger.read_streams(projector.topics, after, until, run.head, BATCH)
+        rows = [row for events in page.streams.values() for row in fold_stream(projector, events).values()]
+        _copy(cursor, projector, rows)
+        cursor.execute(
+            sql.SQL(
+                "update {} set done = %s, passed = passed + %s, rows = rows + %s, finished = %s"
+                " where projector = %s and part = %s"
+            ).format(parts),
+            (page.last, page.passed, len(rows), not page.more, projector.name, number),
+        )
+    return "some"
+
+
+def _copy(cursor: Cursor, projector: Projector[Any], rows: Sequence[Any]) -> None:
+    columns = projector.table.columns
+    in_json = [n for n, kind in enumerate(columns.values()) if kind.startswith("jsonb")]
+    statement = sql.SQL("copy {} ({}) from stdin").format(
+        sql.Identifier(projector.table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    with cursor.copy(statement) as copy:
+        for row in rows:
+            values = list(msgspec.structs.astuple(row))
+            for n in in_json:
+                values[n] = msgspec.json.encode(values[n]).decode()
+            copy.write_row(values)
+
+
+def finish(conninfo: str, projector: Projector[Any], ledger: Ledger) -> Replay:
+    """All that comes after the folding of the streams, up to ``verified``. For one process at a time, which the caller
+    sees to; goes on where another was killed. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
+    with beside(conninfo, projector.name) as (conn, place):
+        run = current(conn, place, projector)
+        try:
+            if run.state == "replaying" and run.folded:
+                _index(conn, place, projector)
+                _derive(conn, place, projector, run)
+                _settle(conn, place, projector, run)
+                run = current(conn, place, projector)
+            if run.state == "catching_up":
+                _catch_up(conn, projector, ledger)
+                note = _verify(conn, conninfo, place, projector, ledger)
+                move(conn.cursor(row_factory=tuple_row), place, run.run, ["catching_up"], "verified", note=note)
+        except (FoldFailed, UnreadableEvent, ReplayFailed) as error:
+            fail(conn, place, run.run, str(error))
+            raise ReplayFailed(str(error)) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise ReplayAborted(f"the rebuild of {projector.name} was aborted") from error
+        return current(conn, place, projector)
+
+
+def _index(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any]) -> None:
+    """Makes the indexes that are not there yet, each committed by itself."""
+    cursor = conn.cursor(row_factory=tuple_row)
+    table = projector.table
+    if cursor.execute("select to_regclass(%s)", (f"{table.name}_pkey",)).fetchone() == (None,):
+        cursor.execute(f"alter table {table.name} add primary key ({', '.join(table.primary_key)})".encode())
+    create_indexes(cursor, table)
+    trigrams = cursor.execute(
+        "select nspname from pg_extension as e join pg_namespace as n on n.oid = e.extnamespace where extname = %s",
+        ("pg_trgm",),
+    ).fetchone()
+    if trigrams is None:
+        return
+    for one in (table, *projector.beside):
+        for name, on in one.fragments.items():
+            # In full, since where the extension is there may be a table of that name, which is the one that is read.
+            where = sql.Identifier(place.shadow, one.name)
+            search(cursor, place.shadow, trigrams[0])
+            cursor.execute(
+                sql.SQL("create index if not exists {} on {} {}").format(sql.Identifier(name), where, sql.SQL(on))
+            )
+            search(cursor, place.shadow)
+
+
+def _derive(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], run: Replay) -> None:
+    """Makes the tables beside from the rows, in batches along an index."""
+    if projector.also is None:
+        return
+    cursor = conn.cursor(row_factory=tuple_row)
+    table = projector.table
+    columns = projector.along or table.primary_key
+    order = sql.SQL(", ").join(map(sql.Identifier, columns))
+    bounds = sql.SQL(", ").join(sql.SQL("%s::" + table.columns[c].split()[0]) for c in columns)
+    decoder = msgspec.json.Decoder(list[projector.row])  # type: ignore[name-defined]
+    replays = place.at_home("replays")
+    while True:
+        with conn.transaction():
+            found = cursor.execute(
+                sql.SQL("select derived from {} where run = %s for update").format(replays), (run.run,)
+            ).fetchone()
+            if found is None:
+                raise ReplayAborted(f"the rebuild of {projector.name} was aborted")
+            [after] = found
+            # By the index that begins with these columns, the primary key's or the one that Projector.along promises.
+            beyond = sql.SQL("") if after is None else sql.SQL("where ({}) > ({})").format(order, bounds)
+            row = cursor.execute(
+                sql.SQL(
+                    "select coalesce(json_agg(t), '[]')::text from"
+                    " (select * from {table} {beyond} order by {order} limit %s) as t"
+                ).format(table=sql.Identifier(table.name), beyond=beyond, order=order),
+                (*(after or ()), BATCH),
+            ).fetchone()
+            assert row is not None
+            rows = decoder.decode(row[0])
+            if not rows:
+                return
+            projector.also(cursor, [(None, one) for one in rows])
+            last = [str(getattr(rows[-1], column)) for column in columns]
+            cursor.execute(
+                sql.SQL("update {} set derived = %s, derived_rows = derived_rows + %s where run = %s").format(replays),
+                (msgspec.json.encode(last).decode(), len(rows), run.run),
+            )
+
+
+def _settle(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], run: Replay) -> None:
+    """Statistics and visibility, without which the first readers would get slow plans; then the checkpoint."""
+    for table in (projector.table, *projector.beside):
+        conn.execute(sql.SQL("vacuum (analyze) {}").format(sql.Identifier(table.name)))
+    with conn.transaction():
+        cursor = conn.cursor(row_factory=tuple_row)
+        # projection_tracking_pkey
+        cursor.execute(
+            "insert into projection_tracking values (%s, %s)"
+            " on conflict (application_name) do update set notification_id = excluded.notification_id",
+            (projector.name, run.head),
+        )
+        move(cursor, place, run.run, ["replaying"], "catching_up")
+
+
+def _catch_up(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger) -> None:
+    while advance(conn, projector, ledger, BATCH).more:
+        pass
+
+
+def _verify(
+    conn: psycopg.Connection[Any], conninfo: str, place: Place, projector: Projector[Any], ledger: Ledger
+) -> str:
+    """Whether the rebuilt tables are right: equal to those that are read, or else to a fresh fold of the ledger.
+    Answers what it found; raises ReplayFailed."""
+    differing = _differing_from_live(conn, conninfo, place, projector, ledger)
+    if differing == 0:
+        return "equal to the tables that are read, both ways"
+    found = next(verify_projector(conninfo, projector, ledger, schema=place.shadow), None)
+    if found is not None:
+        raise ReplayFailed(f"the rebuilt tables are not what the ledger says: {found.place()}")
+    if differing is None:
+        return "equal to a fresh fold of the ledger"
+    return f"equal to a fresh fold of the ledger, from which the tables that are read differ in {differing} rows"
+
+
+def _differing_from_live(
+    conn: psycopg.Connection[Any], conninfo: str, place: Place, projector: Projector[Any], ledger: Ledger
+) -> int | None:
+    """How many rows are in the rebuilt tables and not in those that are read, or the other way round, both at the same
+    position; None where they cannot be compared."""
+    with psycopg.connect(conninfo, autocommit=True) as live:
+        made_for = live.execute(
+            "select fingerprint from read_models where projector = %s", (projector.name,)
+        ).fetchone()
+        if made_for is None or made_for[0] != fingerprint(projector):
+            return None
+        cursor = conn.cursor(row_factory=tuple_row)
+        for _ in range(PROMOTION_TRIES):
+            with live.transaction():
+                # Holds the live projector back for the few milliseconds until there is a snapshot of both.
+                fence = live.execute(
+                    "select notification_id from projection_tracking where application_name = %s for update",
+                    (projector.name,),
+                ).fetchone()
+                position = 0 if fence is None else fence[0]
+                _advance_to(conn, projector, ledger, position)
+                if checkpoint(conn, projector.name) == position:
+                    cursor.execute("begin isolation level repeatable read")
+                    cursor.execute("select 1")
+            if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                break
+            time.sleep(PAUSE_SECONDS)
+            _catch_up(conn, projector, ledger)
+        else:
+            # The live projector is stopped, or nobody runs it.
+            return None
+        try:
+            return sum(
+                _except(cursor, place, table.name, list(table.columns))
+                for table in (projector.table, *projector.beside)
+            )
+        except psycopg.errors.UndefinedTable:
+            return None
+        finally:
+            cursor.execute("rollback")
+
+
+def _advance_to(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, position: int) -> None:
+    """Brings the rebuilt tables to that position and not beyond."""
+    while (reached := checkpoint(conn, projector.name)) < position:
+        advance(conn, projector, ledger, min(BATCH, position - reached))
+
+
+def _except(cursor: Cursor, place: Place, table: str, columns: Sequence[str]) -> int:
+    rebuilt, live = (
+        sql.SQL("select {} from {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, table)
+        )
+        for schema in (place.shadow, place.home)
+    )
+    # Both tables whole.
+    row = cursor.execute(
+        sql.SQL("select count(*) from (({a} except {b}) union all ({b} except {a})) as d").format(a=rebuilt, b=live)
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def promote(conninfo: str, projector: Projector[Any], ledger: Ledger) -> Replay:
+    """Puts the rebuilt tables in the place of those that are read, in one short transaction. Readers and the live
+    projector wait for it a moment and go on with the new tables, at the same position or a later one.
+
+    For one process at a time, which the caller sees to. Raises ReplayRefused before it is verified; ReplayFailed where
+    somebody held the tables all the time.
+    """
+    with beside(conninfo, projector.name) as (conn, place):
+        run = current(conn, place, projector)
+        if run.state == "live":
+            return run
+        if run.state != "verified":
+            raise ReplayRefused(f"the rebuild of {projector.name} is not verified yet, but {run.state}: run it")
+        try:
+            _catch_up(conn, projector, ledger)
+            with conn.transaction():
+                _hold_vacuum_back(conn.cursor(row_factory=tuple_row), place, projector)
+                for _ in range(PROMOTION_TRIES):
+                    try:
+                        with conn.transaction():
+                            _swap(conn, place, projector, ledger, run)
+                        break
+                    except psycopg.errors.LockNotAvailable:
+                        time.sleep(PAUSE_SECONDS)
+                else:
+                    raise ReplayFailed(f"the tables of {projector.name} are in use all the time: promote again later")
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise ReplayAborted(f"the rebuild of {projector.name} was aborted") from error
+        return current(conn, place, projector)
+
+
+def _hold_vacuum_back(cursor: Cursor, place: Place, projector: Projector[Any]) -> None:
+    """A vacuum of a large table takes longer than all our tries. This lock keeps no reader and no writer waiting."""
+    cursor.execute("select set_config('lock_timeout', %s, true)", (VACUUM_PATIENCE,))
+    for table in _live_tables(cursor, place, projector):
+        cursor.execute(sql.SQL("lock table {} in share update exclusive mode").format(place.at_home(table)))
+
+
+def _live_tables(cursor: Cursor, place: Place, projector: Projector[Any]) -> list[str]:
+    """The tables that are read now: by those names, or by those that another version gave them."""
+    # read_models_pkey
+    row = cursor.execute(
+        sql.SQL("select tables from {} where projector = %s").format(place.at_home("read_models")), (projector.name,)
+    ).fetchone()
+    names = {table.name for table in (projector.table, *projector.beside)} | set(row[0] if row else ())
+    found = cursor.execute(
+        "select tablename from pg_tables where schemaname = %s and tablename = any(%s) order by tablename",
+        (place.home, list(names)),
+    )
+    return [name for (name,) in found]
+
+
+def _swap(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], ledger: Ledger, run: Replay) -> None:
+    cursor = conn.cursor(row_factory=tuple_row)
+    cursor.execute("select set_config('lock_timeout', %s, true)", (LOCK_PATIENCE,))
+    # Its row holds back whoever aborts.
+    move(cursor, place, run.run, ["verified"], "live")
+    # The live projector writes its checkpoint first, so it waits here with nothing in hand, and is fenced afterwards.
+    fence = cursor.execute(
+        sql.SQL("select notification_id from {} where application_name = %s for update").format(
+            place.at_home("projection_tracking")
+        ),
+        (projector.name,),
+    ).fetchone()
+    while checkpoint(conn, projector.name) < (0 if fence is None else fence[0]):
+        advance(conn, projector, ledger, BATCH)
+    position = checkpoint(conn, projector.name)
+    live = _live_tables(cursor, place, projector)
+    if live:
+        tables = sql.SQL(", ").join(place.at_home(table) for table in live)
+        cursor.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
+    cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(place.old)))
+    into = sql.SQL("alter table {} set schema {}")
+    for name in live:
+        cursor.execute(into.format(place.at_home(name), sql.Identifier(place.old)))
+    made = [table.name for table in (projector.table, *projector.beside)]
+    for name in made:
+        cursor.execute(into.format(sql.Identifier(place.shadow, name), sql.Identifier(place.home)))
+    # projection_tracking_pkey, projection_failures_pkey, read_models_pkey
+    cursor.execute(
+        sql.SQL(
+            "insert into {} values (%s, %s)"
+            " on conflict (application_name) do update set notification_id = excluded.notification_id"
+        ).format(place.at_home("projection_tracking")),
+        (projector.name, position),
+    )
+    cursor.execute(
+        sql.SQL("delete from {} where projector = %s").format(place.at_home("projection_failures")), (projector.name,)
+    )
+    cursor.execute(
+        sql.SQL(
+            "insert into {} as m (projector, fingerprint, tables, generation) values (%s, %s, %s, 1)"
+            " on conflict (projector) do update set fingerprint = excluded.fingerprint, tables = excluded.tables,"
+            " generation = m.generation + 1"
+        ).format(place.at_home("read_models")),
+        (projector.name, fingerprint(projector), made),
+    )
+    cursor.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(place.shadow)))

@@ -1,0 +1,372 @@
+"""A rebuild makes the tables that following the ledger makes, beside those that are read, whoever is killed."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from bench.history import fill, history
+from modledger.domain import events
+from modledger.domain.envelope import Recorded
+from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.projections import audit_log, permission_history, profile, punishments
+from modledger.projections.catalog import PROJECTORS
+from modledger.projections.projector import Fenced, Key, Projector, advance, checkpoint
+from modledger.projections.rebuild import (
+    ReplayAborted,
+    ReplayFailed,
+    ReplayRefused,
+    abort,
+    beside,
+    create_replay,
+    current,
+    drop,
+)
+from modledger.projections.rebuild_steps import fold_parts, promote
+from modledger.workers.replay import promote_replay, run_replay
+from modledger.workers.runner import catch_up
+from tests.databases import MASTER_KEY
+from tests.projection_history import Happened, append, contents
+from tests.random_history import histories
+
+TABLES = [table for projector in PROJECTORS for table in (projector.table, *projector.beside)]
+GO_ON = threading.Event()
+RUN = """
+import sys, threading
+from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.projections import rebuild_steps
+from modledger.projections.catalog import PROJECTORS
+from modledger.workers.replay import run_replay
+rebuild_steps.BATCH = 100
+[projector] = [one for one in PROJECTORS if one.name == sys.argv[2]]
+with PostgresLedger(sys.argv[1], bytes(range(32)), connections=1) as ledger:
+    run_replay(ledger, sys.argv[1], projector, threading.Event())
+"""
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+def rebuilt(ledger: PostgresLedger, database: str, projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:
+    """Rebuilds and promotes these; answers what the verifications found."""
+    notes = []
+    for projector in projectors:
+        create_replay(database, projector, ledger)
+        notes.append(run_replay(ledger, database, projector, GO_ON).note or "")
+        assert promote_replay(ledger, database, projector, GO_ON).state == "live"
+    return notes
+
+
+def schemas(conn: psycopg.Connection) -> list[str]:
+    found = conn.execute("select nspname from pg_namespace where nspname ~ '^(replay|old)_' order by 1")
+    return [name for (name,) in found.fetchall()]
+
+
+def indexes(conn: psycopg.Connection) -> list[Any]:
+    return conn.execute(
+        "select tablename, indexname, indexdef from pg_indexes where schemaname = 'public' order by 1, 2"
+    ).fetchall()
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(happened=histories(least=5, most=60))
+def test_a_rebuild_gives_the_tables_that_following_the_ledger_gives(
+    conn: psycopg.Connection, database: str, happened: list[Happened]
+) -> None:
+    # A ledger cannot be emptied, so each history is one of other subjects.
+    with PostgresLedger(database, MASTER_KEY, connections=2) as ledger:
+        apart = 1000 * (ledger.head() + 1)
+        versions: dict[str, int] = {}
+        for one in happened:
+            kind, _, number = one.stream.partition(":")
+            append(ledger, versions, msgspec.structs.replace(one, stream=f"{kind}:{apart + int(number)}"))
+        catch_up(ledger, database, PROJECTORS)
+        live = contents(conn, TABLES)
+        assert set(rebuilt(ledger, database)) == {"equal to the tables that are read, both ways"}
+        assert contents(conn, TABLES) == live
+
+
+def test_the_new_tables_have_the_indexes_of_the_old_ones(ledger: PostgresLedger, database: str) -> None:
+    fill(ledger, history(500))
+    catch_up(ledger, database, PROJECTORS)
+    with psycopg.connect(database, autocommit=True) as conn:
+        before, live = indexes(conn), contents(conn, TABLES)
+        rebuilt(ledger, database)
+        assert indexes(conn) == before
+        assert contents(conn, TABLES) == live
+
+
+def test_what_was_replaced_is_kept_until_it_is_dropped(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(300))
+    catch_up(ledger, database, PROJECTORS)
+    conn.execute("update punishments set reason = 'changed by hand' where number = 2")
+    rebuilt(ledger, database, [punishments.PROJECTOR])
+    assert schemas(conn) == ["old_punishments"]
+    kept = conn.execute("select count(*) from old_punishments.punishments where reason = 'changed by hand'").fetchone()
+    now = conn.execute("select count(*) from punishments where reason = 'changed by hand'").fetchone()
+    assert kept is not None
+    assert kept[0] > 0
+    assert now == (0,)
+    drop(database, "punishments")
+    assert schemas(conn) == []
+    with pytest.raises(ReplayRefused, match="no rebuild of punishments was promoted"):
+        drop(database, "punishments")
+
+
+def test_a_rebuild_mends_tables_that_differ_from_the_ledger_and_says_how_much(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(300))
+    catch_up(ledger, database, PROJECTORS)
+    right = contents(conn, TABLES)
+    conn.execute("update profiles set level = 3 where user_id = 1")
+    conn.execute("delete from profiles where user_id = 2")
+    [note] = rebuilt(ledger, database, [profile.PROJECTOR])
+    assert note == "equal to a fresh fold of the ledger, from which the tables that are read differ in 3 rows"
+    assert contents(conn, TABLES) == right
+
+
+def test_live_projectors_go_on_from_the_new_tables(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    whole = history(600)
+    fill(ledger, whole[:300])
+    catch_up(ledger, database, PROJECTORS)
+    create_replay(database, punishments.PROJECTOR, ledger)
+    fill(ledger, whole[300:400])
+    catch_up(ledger, database, PROJECTORS)
+    run_replay(ledger, database, punishments.PROJECTOR, GO_ON)
+    fill(ledger, whole[400:500])
+    catch_up(ledger, database, PROJECTORS)
+    promote_replay(ledger, database, punishments.PROJECTOR, GO_ON)
+    assert checkpoint(conn, "punishments") == ledger.head()
+    fill(ledger, whole[500:])
+    catch_up(ledger, database, PROJECTORS)
+    live = contents(conn, TABLES)
+    rebuilt(ledger, database)
+    assert contents(conn, TABLES) == live
+
+
+def test_a_runner_that_read_from_the_old_tables_writes_nothing_into_the_new_ones(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    whole = history(400)
+    fill(ledger, whole[:300])
+    catch_up(ledger, database, PROJECTORS)
+    create_replay(database, profile.PROJECTOR, ledger)
+    run_replay(ledger, database, profile.PROJECTOR, GO_ON)
+    conn.execute("update profiles set level = 3")
+    fill(ledger, whole[300:])
+    promoted: list[bool] = []
+
+    def late(rows: Mapping[Key, Any], recorded: Recorded) -> Sequence[Any]:
+        if not promoted:
+            promoted.append(True)
+            promote(database, profile.PROJECTOR, ledger)
+        return profile.fold(rows, recorded)
+
+    before = checkpoint(conn, "profile")
+    # As if nothing new had come: the new tables are at the very position that the runner read.
+    with pytest.raises(Fenced):
+        advance(conn, msgspec.structs.replace(profile.PROJECTOR, fold=late), ledger, 10)
+    assert checkpoint(conn, "profile") >= before
+    catch_up(ledger, database, PROJECTORS)
+    live = contents(conn, TABLES)
+    rebuilt(ledger, database, [profile.PROJECTOR])
+    assert contents(conn, TABLES) == live
+
+
+@pytest.mark.parametrize("projector", [profile.PROJECTOR, punishments.PROJECTOR, audit_log.PROJECTOR])
+def test_whoever_is_killed_in_whatever_step_another_goes_on_and_nothing_counts_twice(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection, projector: Projector[Any]
+) -> None:
+    fill(ledger, history(4_000))
+    catch_up(ledger, database, PROJECTORS)
+    live = contents(conn, TABLES)
+    create_replay(database, projector, ledger)
+    stages, patience = [], 0.5
+    while (state := _state(database, projector)) not in ("verified", "live"):
+        stages.append(state)
+        process = subprocess.Popen([sys.executable, "-c", RUN, database, projector.name])
+        # Each gets a little further before it is killed, at a moment that nobody chose.
+        time.sleep(patience)
+        process.kill()
+        process.wait()
+        patience += 0.15
+        assert len(stages) < 60, stages
+    assert len(stages) > 1
+    promote_replay(ledger, database, projector, GO_ON)
+    assert contents(conn, TABLES) == live
+
+
+def _state(database: str, projector: Projector[Any]) -> str:
+    with beside(database, projector.name) as (conn, place):
+        return current(conn, place, projector).state
+
+
+def test_several_processes_fold_one_rebuild_together(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(12_000))
+    catch_up(ledger, database, PROJECTORS)
+    live = contents(conn, TABLES)
+    create_replay(database, punishments.PROJECTOR, ledger)
+    processes = [subprocess.Popen([sys.executable, "-c", RUN, database, "punishments"]) for _ in range(3)]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert _state(database, punishments.PROJECTOR) == "verified"
+    promote_replay(ledger, database, punishments.PROJECTOR, GO_ON)
+    assert contents(conn, TABLES) == live
+
+
+def test_of_two_operators_who_create_the_same_rebuild_one_is_told_so(ledger: PostgresLedger, database: str) -> None:
+    outcomes: list[str] = []
+
+    def try_it() -> None:
+        try:
+            create_replay(database, profile.PROJECTOR, ledger)
+            outcomes.append("created")
+        except ReplayRefused as error:
+            outcomes.append(str(error))
+
+    _at_once([try_it] * 4)
+    assert sorted(outcomes) == ["created"] + ["there is a rebuild of profile already, which is created"] * 3
+
+
+def test_of_operators_who_promote_at_once_one_does_and_the_others_find_it_done(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(200))
+    create_replay(database, profile.PROJECTOR, ledger)
+    run_replay(ledger, database, profile.PROJECTOR, GO_ON)
+    states: list[str] = []
+    _at_once([lambda: states.append(promote_replay(ledger, database, profile.PROJECTOR, GO_ON).state)] * 3)
+    assert states == ["live"] * 3
+    generation = conn.execute("select generation from read_models where projector = 'profile'").fetchone()
+    assert generation == (1,)
+
+
+def _at_once(work: Sequence[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_nothing_is_promoted_before_it_is_verified(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(200))
+    with pytest.raises(ReplayRefused, match="there is no rebuild of profile: create one"):
+        promote(database, profile.PROJECTOR, ledger)
+    create_replay(database, profile.PROJECTOR, ledger)
+    with pytest.raises(ReplayRefused, match="is not verified yet, but created"):
+        promote(database, profile.PROJECTOR, ledger)
+    fold_parts(database, profile.PROJECTOR, ledger, GO_ON)
+    with pytest.raises(ReplayRefused, match="is not verified yet, but replaying"):
+        promote(database, profile.PROJECTOR, ledger)
+    assert conn.execute("select count(*) from profiles").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("step", ["fold", "also"])
+def test_who_works_on_a_rebuild_that_is_aborted_writes_nothing_more_anywhere(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection, step: str
+) -> None:
+    fill(ledger, history(500))
+    catch_up(ledger, database, PROJECTORS)
+    live = contents(conn, TABLES)
+    aborting = threading.Thread(target=abort, args=(database, "punishments"))
+
+    def meanwhile(*arguments: Any) -> Any:
+        if aborting.ident is None:
+            aborting.start()
+            # It waits for the batch in hand.
+            while not conn.execute("select from pg_locks where not granted").fetchall():
+                pass
+        return getattr(punishments.PROJECTOR, step)(*arguments)
+
+    create_replay(database, punishments.PROJECTOR, ledger)
+    surprised = msgspec.structs.replace(punishments.PROJECTOR, **{step: meanwhile})
+    with pytest.raises((ReplayAborted, ReplayRefused)):
+        run_replay(ledger, database, surprised, GO_ON)
+    aborting.join()
+    assert contents(conn, TABLES) == live
+    assert schemas(conn) == []
+    with pytest.raises(ReplayRefused, match="there is no rebuild of punishments to abort"):
+        abort(database, "punishments")
+
+
+def test_an_event_that_cannot_be_folded_ends_the_run_and_is_named_and_nothing_is_lost(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(300))
+    catch_up(ledger, database, PROJECTORS)
+    live = contents(conn, TABLES)
+
+    def broken(rows: Mapping[Key, Any], recorded: Recorded) -> Sequence[Any]:
+        if isinstance(recorded.event, events.PermissionChanged) and recorded.stream == "user:7":
+            raise ValueError("planted")
+        return permission_history.fold(rows, recorded)
+
+    projector = permission_history.PROJECTOR
+    create_replay(database, projector, ledger)
+    with pytest.raises(ReplayFailed, match=r"cannot fold user.permission_changed.v1 at position \d+"):
+        run_replay(ledger, database, msgspec.structs.replace(projector, fold=broken), GO_ON)
+    with beside(database, projector.name) as (shadow, place):
+        assert "planted" in str(current(shadow, place, projector).error)
+    run_replay(ledger, database, projector, GO_ON)
+    promote_replay(ledger, database, projector, GO_ON)
+    assert contents(conn, TABLES) == live
+
+
+def test_the_command_line_takes_a_rebuild_from_its_beginning_to_its_end(ledger: PostgresLedger, database: str) -> None:
+    fill(ledger, history(300))
+    catch_up(ledger, database, PROJECTORS)
+    for arguments, status, words in [
+        (["create", "nonsense"], 2, "there is no projection 'nonsense'; there are profile, punishments"),
+        (["run", "bots"], 2, "there is no rebuild of bots: create one"),
+        (["promote", "bots"], 2, "there is no rebuild of bots: create one"),
+        (["drop", "bots"], 2, "nothing to drop"),
+        (["abort", "bots"], 2, "there is no rebuild of bots to abort"),
+        (["status"], 0, "no rebuild"),
+        (["create", "bots"], 0, "a rebuild of 300 events, up to position 300"),
+        (["create", "bots"], 2, "there is a rebuild of bots already"),
+        (["promote", "bots"], 2, "is not verified yet, but created"),
+        (["run", "bots", "--processes", "2"], 0, "bots: verified, equal to the tables that are read, both ways"),
+        (["status", "bots"], 0, "verified"),
+        (["promote", "bots"], 0, "bots: live"),
+        (["abort", "bots"], 2, "there is no rebuild of bots to abort"),
+        (["drop", "bots"], 0, "dropped"),
+        (["create", "bots"], 0, "a rebuild of 300 events"),
+        (["abort", "bots"], 0, "bots: aborted"),
+        (["all", "--drop"], 0, "every read model is rebuilt"),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-m", "modledger.workers", "replay", *arguments],
+            env={
+                **os.environ,
+                "MODLEDGER_DATABASE_URL": database,
+                "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == status, (arguments, done)
+        assert words in done.stdout + done.stderr, (arguments, done)
+        assert "Traceback" not in done.stderr

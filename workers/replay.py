@@ -1,0 +1,159 @@
+"""Runs rebuilds (projections/rebuild.py): one process at a time where it has to be one, as many as wanted elsewhere."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+import structlog
+
+from modledger.domain.ledger import Ledger
+from modledger.projections.catalog import create_missing, replaceable
+from modledger.projections.projector import Projector, checkpoint, fingerprint
+from modledger.projections.rebuild import (
+    ACTIVE,
+    Replay,
+    abort,
+    beside,
+    create_replay,
+    drop,
+    place_of,
+    replays,
+)
+from modledger.projections.rebuild_steps import finish, fold_parts, promote
+from modledger.workers.turn import wait_for_turn
+
+log = structlog.get_logger()
+
+
+class Stopped(Exception):
+    """Told to stop before the end; what is done is kept, and the same command goes on from there."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a rebuild is: ``done`` of ``total`` in what it is at; both 0 where nobody can tell."""
+
+    stage: str
+    done: int
+    total: int
+
+
+def run_replay(
+    ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event, *, processes: int = 1
+) -> Replay:
+    """Brings the rebuild of the projector to ``verified``, with ``processes`` (≥ 1) processes of which this is one.
+    Others may run at the same time; whoever is last to fold finishes, and the others wait for it.
+
+    Raises ReplayRefused, ReplayAborted, ReplayFailed, Stopped, LedgerUnavailable and psycopg.Error.
+    """
+    with _helpers(projector.name, processes - 1):
+        fold_parts(conninfo, projector, ledger, stop)
+    with _turn(conninfo, projector.name, stop):
+        return finish(conninfo, projector, ledger)
+
+
+def promote_replay(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:
+    """Puts the verified rebuild in the place of what is read; raises as ``run_replay``."""
+    with _turn(conninfo, projector.name, stop):
+        return promote(conninfo, projector, ledger)
+
+
+@contextmanager
+def _turn(conninfo: str, projector: str, stop: threading.Event) -> Iterator[None]:
+    with psycopg.connect(conninfo, autocommit=True, application_name=f"modledger replay {projector}") as connection:
+        if not wait_for_turn(connection, f"replay {projector}", stop):
+            raise Stopped(f"the rebuild of {projector} was stopped: run it again to go on")
+        yield
+
+
+@contextmanager
+def _helpers(projector: str, count: int) -> Iterator[None]:
+    """Further processes, which fold as long as there is something to fold. What one cannot do its part is taken up
+    by another process, which then tells of it: so nobody reads what they say."""
+    command = [sys.executable, "-m", "modledger.workers", "replay", "run", projector, "--fold-only"]
+    helpers = [
+        subprocess.Popen(
+            command,
+            env=os.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for helper in helpers:
+            helper.terminate()
+            helper.wait()
+
+
+def progress(conninfo: str, ledger: Ledger, projector: str) -> Progress:
+    """How far the rebuild is now."""
+    with beside(conninfo, projector) as (conn, place):
+        found = replays(conn, place, projector)
+        if not found:
+            return Progress(stage="not begun", done=0, total=0)
+        [one] = found
+        if one.state == "replaying" and one.folded and one.derived_rows:
+            return Progress(stage="counting", done=one.derived_rows, total=one.rows)
+        if one.state == "replaying" and one.folded:
+            return Progress(stage="making indexes", done=0, total=0)
+        if one.state == "replaying":
+            return Progress(stage="folding", done=min(one.passed, one.total), total=one.total)
+        if one.state == "catching_up":
+            head = ledger.head()
+            reached = checkpoint(conn, projector)
+            if reached < head:
+                return Progress(stage="catching up", done=reached, total=head)
+            return Progress(stage="comparing", done=0, total=0)
+        return Progress(stage=one.state, done=0, total=0)
+
+
+def rebuild_outdated(
+    ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event
+) -> list[str]:
+    """Rebuilds the read models whose tables another version of the program made, beside those tables, and puts them in
+    their place: processes of the other version go on with theirs until that moment. Answers their names.
+
+    Goes on where an earlier call was killed; of two calls at once the second waits. Raises as ``run_replay``.
+    """
+    rebuilt = []
+    with psycopg.connect(conninfo, autocommit=True, application_name="modledger migrate") as connection:
+        if not wait_for_turn(connection, "rebuild outdated", stop):
+            raise Stopped("the rebuild of the read tables was stopped: migrate again to go on")
+        for projector in projectors:
+            if projector.name not in replaceable(connection, [projector]):
+                continue
+            log.info("rebuilding the read tables of another version", projector=projector.name)
+            if _begin(connection, conninfo, projector, ledger):
+                run_replay(ledger, conninfo, projector, stop)
+                if stop.is_set():
+                    raise Stopped(f"the rebuild of {projector.name} was stopped: migrate again to go on")
+                promote_replay(ledger, conninfo, projector, stop)
+                drop(conninfo, projector.name)
+            rebuilt.append(projector.name)
+    return rebuilt
+
+
+def _begin(connection: psycopg.Connection, conninfo: str, projector: Projector[Any], ledger: Ledger) -> bool:
+    """Whether a rebuild of this version is there, begun now or earlier. Where the role may make no schema, the tables
+    are made anew in their place instead."""
+    for one in replays(connection, place_of(connection, projector.name), projector.name):
+        if one.state in ACTIVE and one.fingerprint == fingerprint(projector):
+            return True
+        if one.state in ACTIVE:
+            abort(conninfo, projector.name)
+    try:
+        create_replay(conninfo, projector, ledger)
+    except psycopg.errors.InsufficientPrivilege as error:
+        log.warning("no rebuild beside: the tables are empty for a while", projector=projector.name, error=str(error))
+        create_missing(connection, [projector])
+        return False
+    return True
