@@ -34,6 +34,7 @@ from modledger.workers.master_key import MasterKeyError, master_key
 from modledger.workers.migrate import MigrationError, migrate, require_migrated
 from modledger.workers.port import PortTaken
 from modledger.workers.postgres_programs import PostgresError
+from modledger.workers.replay_cli import replay
 from modledger.workers.seal_cli import seal
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
 
@@ -103,6 +104,7 @@ def cli() -> None:
 
 cli.add_command(seal)
 cli.add_command(erase)
+cli.add_command(replay)
 
 
 @cli.command()
