@@ -21,7 +21,7 @@ from modledger.domain.commands import Command
 from modledger.domain.envelope import Recorded, Subject, subject_of
 from modledger.domain.events import Issued
 from modledger.domain.execute import Outcome, execute
-from modledger.domain.ledger import Ledger
+from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.subjects import MODERATOR
 from modledger.http import freshness
 from modledger.http.answers import Made, actor_of, answer_once, context_of
@@ -209,7 +209,7 @@ def _lift(index: int, event: Recorded, reason: str) -> _Step:
 
 async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Step | BulkResultView]) -> Answer:
     """Does the steps: those of one target one after the other, targets side by side. Should the database go away in the
-    middle, the whole is answered with 503, and the same again does what is missing."""
+    middle, no further target is begun, the whole is answered with 503, and the same again does what is missing."""
     has = services(request)
     actor = actor_of(request)
     of_target: dict[Subject, list[_Step]] = {}
@@ -235,12 +235,21 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
         return done
 
     turn = asyncio.Semaphore(SIDE_BY_SIDE)
+    gone = False
 
     async def in_turn(steps: list[_Step]) -> list[tuple[BulkResultView, int]]:
+        nonlocal gone
         async with turn:
-            return await to_thread.run_sync(act, steps)
+            # Each would wait for the database as long as the one before.
+            if gone:
+                return []
+            try:
+                return await to_thread.run_sync(act, steps)
+            except LedgerUnavailable:
+                gone = True
+                raise
 
-    # All come to their end, also when one of them fails.
+    # All that were begun come to their end, also when one of them fails.
     tried = await asyncio.gather(*map(in_turn, of_target.values()), return_exceptions=True)
     done = []
     for group in tried:

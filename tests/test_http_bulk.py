@@ -8,6 +8,7 @@ import pytest
 from httpx import Response
 
 from modledger.domain import commands
+from modledger.http.punishments_bulk import SIDE_BY_SIDE
 from modledger.http.sessions import COOKIE
 from tests.http_client import (
     ADMIN,
@@ -267,7 +268,7 @@ def test_a_repetition_gets_the_first_answer_and_another_body_is_refused(world: W
 FAIL = """
     create function fail() returns trigger language plpgsql as $$
     begin
-        if new.originator_id = '{stream}' then
+        if new.originator_id ~ '^{stream}$' then
             raise exception 'the server goes away' using errcode = 'admin_shutdown';
         end if;
         return new;
@@ -298,6 +299,19 @@ def test_when_the_database_goes_away_in_the_middle_the_retry_does_each_once(worl
     assert {event.position for event in done} < set(ids(response))
     assert int(response.headers["X-Ledger-Position"]) == world.ledger.head()
     assert bulk(world, *items, Idempotency_Key="one").content == response.content
+
+
+def test_no_target_is_begun_once_the_database_is_gone(world: World) -> None:
+    assert SIDE_BY_SIDE == 8
+    items = [warn(target) for target in range(2_000, 2_020)]
+    before = world.ledger.head()
+    # Only for those that are begun first, so that the others could be done.
+    world.connection.execute(FAIL.format(stream="user:200[0-7]").encode())
+    assert error_of(bulk(world, *items, Idempotency_Key="one"), 503) == "Database unavailable"
+    assert world.ledger.head() == before
+    world.connection.execute("drop function fail cascade")
+    assert statuses(bulk(world, *items, Idempotency_Key="one")) == [200] * len(items)
+    assert len(world.ledger.read(before, 100)) == len(items)
 
 
 def test_when_a_server_dies_before_its_answer_the_retry_gives_it(world: World) -> None:
