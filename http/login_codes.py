@@ -18,6 +18,12 @@ LENGTH = 8
 LIFETIME = timedelta(minutes=5)
 WRONG_TRIES = 5
 
+# $1 now. login_codes_expiry; a few at a time: anybody may ask for the codes of anybody, so there may be very many.
+FORGET = """
+    delete from login_codes where user_id in
+        (select user_id from login_codes where expires_at <= $1 order by expires_at limit 20 for update skip locked)
+"""
+
 
 def new_code() -> str:
     """8 characters A–Z0–9 from the operating system's randomness."""
@@ -47,8 +53,7 @@ async def request_code(desk: Reader, sealing: Sealing, user_id: int | None, now:
         except UniqueViolation:
             continue
         break
-    # A table of pending codes is small: the whole of it.
-    await desk.fetch("delete from login_codes where expires_at <= $1", now)
+    await desk.fetch(FORGET, now)
     return expires_at
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from httpx import Response
+from psycopg import RawCursor
 
 from modledger.domain.settings import Settings
 from modledger.http.keys import create_key
-from modledger.http.login_codes import new_code
+from modledger.http.login_codes import FORGET, new_code
 from modledger.http.sessions import COOKIE
 from tests.http_client import ADMIN, OTHER_USER, UNKNOWN, USER, World, error_of, started
 
@@ -159,6 +160,31 @@ def test_neither_codes_nor_tokens_can_be_read_from_the_tables(world: World, key:
     code = code_for(world, key, USER)
     ((row,),) = world.query("select code_hash || sealed_code from login_codes")
     assert code.encode() not in row
+
+
+def test_expired_codes_are_forgotten_a_few_at_a_time_and_others_never(world: World) -> None:
+    for user_id in range(1000, 1030):
+        assert world.post(REQUEST, json={"discord_id": user_id}).status_code == 200
+    world.now = world.later(minutes=4)
+    world.post(REQUEST, json={"discord_id": USER})
+    assert world.query("select count(*) from login_codes") == [(31,)]
+    world.now = world.later(minutes=1)
+    world.post(REQUEST, json={"discord_id": OTHER_USER})
+    assert world.query("select count(*) from login_codes") == [(12,)]
+    world.post(REQUEST, json={"discord_id": OTHER_USER})
+    assert world.query("select user_id from login_codes order by 1") == [(USER,), (OTHER_USER,)]
+
+
+def test_those_that_have_expired_are_found_among_very_many_codes(world: World) -> None:
+    world.connection.execute(
+        "insert into login_codes (user_id, code_hash, sealed_code, expires_at)"
+        " select n, n::text::bytea, '', timestamptz '2026-03-10T12:05:00Z' from generate_series(1, 5000) as n"
+    )
+    world.connection.execute("analyze login_codes")
+    lines = RawCursor(world.connection).execute(f"explain {FORGET}".encode(), [world.now]).fetchall()
+    plan = "\n".join(line for (line,) in lines)
+    assert "login_codes_expiry" in plan
+    assert "Seq Scan" not in plan
 
 
 def test_codes_come_from_the_whole_alphabet() -> None:
