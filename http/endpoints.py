@@ -16,7 +16,7 @@ from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import parameters
 from modledger.http.client_address import client_address
-from modledger.http.errors import BODY_LIMIT, Problem, too_large
+from modledger.http.errors import BODY_LIMIT, Problem, Unavailable, too_large
 from modledger.http.keys import Caller, authenticate_bot
 from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, Who, error_responses
 from modledger.http.rate_limits import HOUR_S, Kind, Limit, bot_key, client_key, kind_of
@@ -179,6 +179,9 @@ def _admission(
             start(request)
         try:
             await _authenticate(request, access)
+        except Unavailable:
+            # The counts are in the same database: waiting for them would only take as long once more.
+            raise
         except Exception:
             # Who asks too often is told nothing else.
             if counted is not None:

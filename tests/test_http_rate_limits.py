@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from litestar.testing import TestClient
+from psycopg.sql import SQL, Identifier
 
 from modledger.domain import commands
 from modledger.domain.postgres_ledger import PostgresLedger
@@ -206,6 +208,29 @@ def test_without_the_counts_nobody_is_let_through_unseen(limited: World) -> None
     finally:
         limited.connection.execute("rollback")
     assert limited.get("/v1/users/me", USER).status_code == 200
+
+
+def test_who_cannot_be_told_apart_without_the_database_does_not_wait_for_the_count_too(limited: World) -> None:
+    assert limited.get("/v1/users/me", USER).status_code == 200
+    (name,) = limited.query("select current_database()")[0]
+    with psycopg.connect(limited.database, dbname="postgres", autocommit=True) as elsewhere:
+        limited.connection.execute("begin; lock table rate_limits in access exclusive mode")
+        # Whoever reads sessions has to connect anew and cannot; the count has its connection, and waits for the lock.
+        elsewhere.execute(SQL("alter database {} allow_connections false").format(Identifier(name)))
+        try:
+            elsewhere.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'modledger http'"
+                " and datname = %s and query not like '%%rate_limits%%'",
+                (name,),
+            )
+            assert error_of(limited.get("/v1/users/me", USER), 503) == "Database unavailable"
+            waiting = elsewhere.execute(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = %s", (name,)
+            ).fetchone()
+            assert waiting == (1,)
+        finally:
+            elsewhere.execute(SQL("alter database {} allow_connections true").format(Identifier(name)))
+            limited.connection.execute("rollback")
 
 
 def test_every_operation_below_v1_and_no_other_documents_429(world: World) -> None:
