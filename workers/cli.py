@@ -28,6 +28,7 @@ from modledger.domain.refusals import Refused
 from modledger.domain.settings import Settings, SettingsError, describe_settings, read_settings
 from modledger.domain.subjects import OWNER
 from modledger.workers.database import database
+from modledger.workers.dump_cli import dump, restore
 from modledger.workers.erase_cli import erase
 from modledger.workers.logs import configure_logs
 from modledger.workers.master_key import MasterKeyError, master_key
@@ -105,6 +106,8 @@ def cli() -> None:
 cli.add_command(seal)
 cli.add_command(erase)
 cli.add_command(replay)
+cli.add_command(dump)
+cli.add_command(restore)
 
 
 @cli.command()
