@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
 
 import msgspec
+import structlog
 from anyio import to_thread
 from litestar import Response
 from litestar.params import JSONBody, PathParameter
@@ -33,6 +34,8 @@ from modledger.http.punishment_changes import LIFTED_EXAMPLE, changed, issuing
 from modledger.http.punishments import ISSUED_EXAMPLE, BanBody, ReasonBody, TimeoutBody, ban, issued, timeout
 from modledger.http.services import services
 from modledger.http.views import View
+
+log = structlog.get_logger("modledger.http")
 
 MOST_ITEMS = 200
 # The longest reasons, each character written as two escapes, with room for the rest of their items.
@@ -225,7 +228,11 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
                 outcome = execute(has.ledger, step.command, msgspec.structs.replace(context, causation_id=batch_id))
             except Exception as error:
                 problem = problem_of(error)
-                if problem is None or problem.status >= 500:
+                if problem is None:
+                    # Such as an event that only a newer program can read: what the others did is answered all the same.
+                    log.exception("unexpected error", item=step.index)
+                    problem = Problem(500, "Internal server error")
+                elif problem.status >= 500:
                     raise
                 done.append((_refused(step.index, problem), 0))
                 continue

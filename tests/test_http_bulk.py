@@ -234,6 +234,21 @@ def test_a_lift_of_what_is_not_there_or_over_is_refused_alone(world: World) -> N
     assert said[3] == f"Punishment {issued[0]} has already ended (lifted)"
 
 
+def test_a_target_that_this_program_cannot_read_is_refused_alone(world: World) -> None:
+    world.post(f"/v1/admin/punishments/user/{UNKNOWN}/warn", ADMIN, WHY)
+    world.catch_up()
+    world.catching_up = False
+    world.connection.execute(
+        "insert into ledger (originator_id, originator_version, topic, state, recorded_at, actor, via)"
+        " select originator_id, 2, 'user.promoted.v1', state, recorded_at, actor, via from ledger"
+        f" where originator_id = 'user:{UNKNOWN}'"
+    )
+    response = bulk(world, warn(UNKNOWN), warn())
+    assert statuses(response) == [500, 200]
+    assert errors(response) == ["Internal server error", None]
+    assert len(world.ledger.load([f"user:{USER}"])[f"user:{USER}"]) == 2
+
+
 def test_every_event_of_a_batch_names_it(world: World) -> None:
     world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
     response = bulk(world, ban(replace=True), warn(OTHER_USER))
