@@ -91,6 +91,16 @@ _LAST_LEAVES = """
         order by level desc, number desc limit 1
 """
 
+# How many seconds the oldest event has waited for its seal, 0 when none waits. $1 timestamptz now.
+# seals_pkey (its last entry), ledger_position (the first one after it)
+UNSEALED = """
+    select coalesce(max(greatest(extract(epoch from $1 - oldest.recorded_at), 0)), 0)::double precision from (
+        select recorded_at from ledger
+            where notification_id > coalesce((select position from seals order by tree_size desc limit 1), 0)
+            order by notification_id limit 1
+    ) as oldest
+"""
+
 
 def base64_of(raw: bytes) -> str:
     """As bytes stand in proofs."""

@@ -8,6 +8,7 @@ import msgspec
 import psycopg
 from litestar import Response
 
+from modledger.domain.seal_proofs import UNSEALED
 from modledger.domain.subjects import ADMIN
 from modledger.http.endpoints import NOBODY, STAFF, AnyRequest, read
 from modledger.http.errors import JSON, RETRY_AFTER, Unavailable
@@ -18,6 +19,8 @@ from modledger.projections import health
 
 # A projector is milliseconds behind, and seconds in a flood; more means that nobody runs it or that it gets nowhere.
 LONGEST_LAG_S = 30.0
+# The sealer comes by every minute; more means that nobody runs it, or that its key is lost (docs/proof.md).
+LONGEST_UNSEALED_S = 600.0
 
 _EXAMPLE = {
     "status": "healthy",
@@ -106,6 +109,7 @@ def _reply(view: H) -> Response[H]:
 async def _health(has: Services) -> HealthView:
     try:
         latency_ms, projectors = await _ask(has)
+        ((unsealed_s,),) = await has.reader.fetch(UNSEALED, has.clock())
     # Also a database that answers but was never migrated is of no use.
     except (Unavailable, psycopg.Error):
         return _view(has, "unhealthy", None, [], ["The database cannot be used"])
@@ -117,6 +121,8 @@ async def _health(has: Services) -> HealthView:
         for one in projectors
         if not one.failure and one.lag_seconds > LONGEST_LAG_S
     ]
+    if unsealed_s > LONGEST_UNSEALED_S:
+        errors.append(f"The sealer is {unsealed_s:.0f} s behind")
     return _view(has, "degraded" if errors else "healthy", latency_ms, projectors, errors)
 
 

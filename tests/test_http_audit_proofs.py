@@ -1,7 +1,8 @@
 """Heads and proofs over HTTP: right, checkable with the public key alone, and clear about what cannot be proved."""
 
+import re
 from base64 import b64decode
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,16 @@ def test_erasing_somebody_changes_no_proof(sealed: World) -> None:
     head = verify(after["head"], public_keys(sealed.connection))
     path = [b64decode(one) for one in after["path"]]
     assert proves_inclusion(leaf_hash(b64decode(after["leaf"])), after["leaf_index"], head.tree_size, path, head.root)
+
+
+def test_a_sealer_that_has_stopped_degrades_the_health(world: World) -> None:
+    # Events are recorded at the database's time.
+    world.now = datetime.now(UTC) + timedelta(minutes=5)
+    assert world.get("/health").json()["errors"] == []
+    world.now += timedelta(minutes=6)
+    health = world.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    [said] = health.json()["errors"]
+    assert re.fullmatch(r"The sealer is 6\d\d s behind", said)
+    seal(world.connection, begun(world.connection), world.now)
+    assert world.get("/health").json()["status"] == "healthy"

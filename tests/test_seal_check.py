@@ -155,7 +155,8 @@ def test_a_change_together_with_its_hash_is_found_by_the_signed_heads(
     connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     unguarded(connection, "update ledger set via = 'cli' where notification_id = 3000")
-    [leaf] = leaves(connection, 2999, 3000)
+    with leaves(connection, 2999, 3000) as found_leaves:
+        [leaf] = found_leaves
     unguarded(
         connection,
         "update seal_tiles set hashes = overlay(hashes placing %s from %s) where level = 0 and number = %s",

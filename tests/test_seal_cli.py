@@ -186,6 +186,14 @@ def test_a_kept_head_finds_that_the_end_was_cut_off(
     assert "the end of the ledger was taken away" in found.stdout
 
 
+def test_other_columns_of_the_ledger_are_told(connection: psycopg.Connection, settings: dict[str, str]) -> None:
+    ok(modledger("seal", "head", **settings))
+    unguarded(connection, "alter table ledger alter notification_id type integer")
+    refused(modledger("seal", "check", **settings), 1, "the table ledger has other columns")
+    unguarded(connection, "alter table ledger drop column via cascade")
+    refused(modledger("seal", "check", **settings), 1, "via")
+
+
 def test_the_state_of_sealing_is_told(connection: psycopg.Connection, settings: dict[str, str]) -> None:
     before = ok(modledger("seal", "status", **settings))
     assert "events sealed    0" in before

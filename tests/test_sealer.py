@@ -9,14 +9,19 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from struct import pack
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+from modledger.domain.commands import Context, IssueWarning
+from modledger.domain.envelope import OPERATOR, Subject
+from modledger.domain.execute import execute
 from modledger.domain.merkle import leaf_hash, proves_consistency, proves_inclusion, tree_hash
+from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.refusals import Conflict, NotFound
 from modledger.domain.seal_proofs import consistency, grown, inclusion, last_head
 from modledger.domain.signed_heads import read_head, verify
@@ -25,8 +30,6 @@ from modledger.workers.seal_store import carry_out, leaves
 from modledger.workers.sealer import SealBroken, seal
 from tests.databases import MASTER_KEY
 from tests.sealing import NOW, SEED, begun, fill, unguarded
-
-ALL = (-(2**63), 2**63 - 1)
 
 
 @pytest.fixture
@@ -59,13 +62,18 @@ def written_by_hand(row: tuple[Any, ...]) -> bytes:
     return pack(">h", 9) + b"".join(pack(">i", -1) if one is None else pack(">i", len(one)) + one for one in fields)
 
 
+def every_leaf(connection: psycopg.Connection) -> list[bytes]:
+    with leaves(connection, -(2**63), 2**63 - 1) as found:
+        return list(found)
+
+
 def hashes(connection: psycopg.Connection) -> list[bytes]:
     return [leaf_hash(written_by_hand(row)) for row in rows(connection)]
 
 
 def test_a_leaf_is_the_row_of_the_ledger_field_by_field(connection: psycopg.Connection) -> None:
     fill(connection, 10)
-    assert list(leaves(connection, *ALL)) == [written_by_hand(row) for row in rows(connection)]
+    assert every_leaf(connection) == [written_by_hand(row) for row in rows(connection)]
     assert {row[6] is None for row in rows(connection)} == {True, False}
 
 
@@ -141,16 +149,18 @@ def test_a_tree_of_three_levels_of_tiles_is_right_where_they_meet(connection: ps
     signer = begun(connection)
     fill(connection, 65_530)
     seal(connection, signer, NOW)
-    known = [leaf_hash(leaf) for leaf in leaves(connection, *ALL)]
+    heads = []
     for _ in range(4):
         fill(connection, 3)
-        head = seal(connection, signer, NOW)
-        known = [leaf_hash(leaf) for leaf in leaves(connection, *ALL)]
+        heads.append(seal(connection, signer, NOW))
+    known = [leaf_hash(leaf) for leaf in every_leaf(connection)]
+    for head in heads:
         assert head is not None
-        assert head.root == tree_hash(known)
+        assert head.root == tree_hash(known[: head.tree_size])
+    root = tree_hash(known)
     for position in (1, 65_535, 65_536, 65_537, 65_542):
         proof = carry_out(connection, inclusion(position))
-        assert proves_inclusion(known[position - 1], position - 1, len(known), proof.path, head.root)
+        assert proves_inclusion(known[position - 1], position - 1, len(known), proof.path, root)
     assert connection.execute("select level, count(*) from seal_tiles group by 1 order by 1").fetchall() == [
         (0, 257),
         (1, 1),
@@ -265,7 +275,7 @@ def test_what_is_sealed_cannot_be_changed_by_mistake(connection: psycopg.Connect
         connection.execute(statement.encode())
 
 
-def worker(database: str) -> "subprocess.Popen[str]":
+def worker(database: str, seed: bytes = SEED) -> "subprocess.Popen[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
     return subprocess.Popen(
         [sys.executable, "-m", "modledger.workers", "work"],
@@ -273,7 +283,7 @@ def worker(database: str) -> "subprocess.Popen[str]":
             **environment,
             "MODLEDGER_DATABASE_URL": database,
             "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
-            "MODLEDGER_SEAL_KEY": b64encode(SEED).decode(),
+            "MODLEDGER_SEAL_KEY": b64encode(seed).decode(),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -315,3 +325,27 @@ def test_of_several_workers_one_seals_and_another_takes_over_when_it_is_killed(
     finally:
         first.kill()
         first.communicate()
+
+
+def test_a_worker_with_another_key_says_so_seals_nothing_and_does_all_else(
+    database: str, connection: psycopg.Connection, ledger: PostgresLedger
+) -> None:
+    begun(connection)
+    now = datetime.now(UTC)
+    context = Context(actor=OPERATOR, at=now, command_id=uuid4(), correlation_id=uuid4(), via="cli")
+    execute(ledger, IssueWarning(target=Subject("user", 5), reason="Rule 1"), context)
+    running = worker(database, bytes(32))
+    try:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "nothing is sealed" in line:
+                break
+        assert "MODLEDGER_SEAL_KEY is not the key that this ledger is sealed with" in line
+        deadline = time.monotonic() + 60
+        while connection.execute("select count(*) from punishments").fetchone() != (1,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert connection.execute("select count(*) from seals").fetchone() == (0,)
+    finally:
+        running.terminate()
+        running.communicate()

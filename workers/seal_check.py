@@ -187,7 +187,8 @@ def stored(connection: psycopg.Connection, *, signed_only: bool = False) -> Iter
             if tile * WIDTH + n < size
         ]
         last = max(position for position, _, _ in sealed)
-        there = {position_of(leaf): leaf for leaf in leaves(connection, read_to, last)}
+        with leaves(connection, read_to, last) as rows:
+            there = {position_of(leaf): leaf for leaf in rows}
         strays = sorted(there.keys() - {position for position, _, _ in sealed}, reverse=True)
         for position, index, hashed in sealed:
             while strays and strays[-1] < position:

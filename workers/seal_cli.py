@@ -173,7 +173,11 @@ def _check_database(keys: list[PublicKey], kept: list[str]) -> None:
         if known and (settings.seal_key is not None or (settings.data_dir / "seal.key").exists()):
             # Whoever can write to the database can put a key of their own there.
             signing_key(settings, connection)
-        _report(Report(), stored(connection), keys or known, kept)
+        try:
+            _report(Report(), stored(connection), keys or known, kept)
+        except ValueError as error:
+            # No row can be such, unless the table was made anew.
+            raise _Found("the table ledger has other columns than those that were sealed") from error
         if not keys:
             click.echo("checked with the keys that the database names; --public-key trusts only yours")
 

@@ -1,6 +1,7 @@
 """The sealed tree in the database, for the workers: questions of ``domain/seal_proofs.py`` answered, leaves read."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psycopg
@@ -30,11 +31,11 @@ def _rows(connection: psycopg.Connection, ask: Ask) -> list[Row]:
         return cursor.execute(ask.query.encode(), ask.parameters, binary=True).fetchall()
 
 
-def leaves(connection: psycopg.Connection, after: int, until: int, limit: int | None = None) -> Iterator[bytes]:
-    """The leaves of the ledger with positions above ``after``, up to ``until``, at most ``limit``, in their order. To
-    be read to the end."""
+@contextmanager
+def leaves(
+    connection: psycopg.Connection, after: int, until: int, limit: int | None = None
+) -> Iterator[Iterator[bytes]]:
+    """The leaves of the ledger with positions above ``after``, up to ``until``, at most ``limit``, in their order, for
+    as long as the block lasts; they come from the server as they are taken."""
     with connection.cursor() as cursor, cursor.copy(copy_rows(after, until, limit).encode()) as messages:
-        for message in messages:
-            leaf = leaf_of_message(message)
-            if leaf is not None:
-                yield leaf
+        yield (leaf for message in messages if (leaf := leaf_of_message(message)) is not None)

@@ -124,14 +124,15 @@ def _grow(connection: psycopg.Connection, batch: int) -> int:
         done: list[tuple[int, _Leaves]] = []
         added = 0
         # Nothing is ever committed later at a position that was passed (ledger_append's lock).
-        for leaf in leaves(connection, last, 2**63 - 1, batch):
-            current.positions.append(position_of(leaf))
-            current.hashes.extend(leaf_hash(leaf))
-            added += 1
-            if len(current.positions) == WIDTH:
-                done.append((number, current))
-                carry(0, number, bytes(current.hashes), above)
-                number, current = number + 1, _Leaves([], bytearray())
+        with leaves(connection, last, 2**63 - 1, batch) as rows:
+            for leaf in rows:
+                current.positions.append(position_of(leaf))
+                current.hashes.extend(leaf_hash(leaf))
+                added += 1
+                if len(current.positions) == WIDTH:
+                    done.append((number, current))
+                    carry(0, number, bytes(current.hashes), above)
+                    number, current = number + 1, _Leaves([], bytearray())
         if not added:
             return 0
         if current.positions:
