@@ -27,6 +27,7 @@ from modledger.domain.postgres_ledger import NotMigrated, PostgresLedger
 from modledger.domain.refusals import Refused
 from modledger.domain.settings import Settings, SettingsError, describe_settings, read_settings
 from modledger.domain.subjects import OWNER
+from modledger.workers.audit_cli import audit
 from modledger.workers.database import database
 from modledger.workers.dump_cli import dump, restore
 from modledger.workers.erase_cli import erase
@@ -108,6 +109,7 @@ cli.add_command(erase)
 cli.add_command(replay)
 cli.add_command(dump)
 cli.add_command(restore)
+cli.add_command(audit)
 
 
 @cli.command()
