@@ -157,11 +157,13 @@ def _write(conninfo: str, file: BinaryIO, tell: Told) -> Moved:
         write = writer(file)
         write("H", msgspec.json.encode(header))
         tree = Frontier()
-        for content in gathered(_hashed(leaves(connection, 0, header.position), tree)):
-            write("E", content)
-            tell("dumped", tree.size, header.events)
-        for content in gathered(_keys(connection)):
-            write("K", content)
+        with leaves(connection, 0, header.position) as rows:
+            for content in gathered(_hashed(rows, tree)):
+                write("E", content)
+                tell("dumped", tree.size, header.events)
+        with connection.cursor() as cursor, cursor.copy(_KEYS) as messages:
+            for content in gathered(row for message in messages if (row := leaf_of_message(message)) is not None):
+                write("K", content)
         write("Z", msgspec.json.encode(End(root=tree.root())))
         return Moved(events=tree.size, position=header.position, keys=header.keys, root=tree.root())
 
@@ -172,14 +174,6 @@ def _hashed(rows: Iterable[bytes], tree: Frontier) -> Iterator[bytes]:
         yield row
 
 
-def _keys(connection: psycopg.Connection) -> Iterator[bytes]:
-    with connection.cursor() as cursor, cursor.copy(_KEYS) as messages:
-        for message in messages:
-            row = leaf_of_message(message)
-            if row is not None:
-                yield row
-
-
 def _stored(connection: psycopg.Connection, tell: Told) -> Moved:
     # ledger_position, counted and its last entry; subject_keys_pkey, counted.
     row = connection.execute(
@@ -188,9 +182,10 @@ def _stored(connection: psycopg.Connection, tell: Told) -> Moved:
     assert row is not None
     events, position, keys = row
     tree = Frontier()
-    for _ in _hashed(leaves(connection, 0, position), tree):
-        if tree.size % 10_000 == 0:
-            tell("checked", tree.size, events)
+    with leaves(connection, 0, position) as rows:
+        for _ in _hashed(rows, tree):
+            if tree.size % 10_000 == 0:
+                tell("checked", tree.size, events)
     return Moved(events=tree.size, position=position, keys=keys, root=tree.root())
 
 
