@@ -239,6 +239,7 @@ def prefix_of(text: str) -> str:
 def _url(text: str | None) -> str | None:
     if text is None:
         return None
-    if len(text) > 2048 or not text.startswith(("https://", "http://")) or not text.isprintable():
+    odd = not text.isprintable() or any(character.isspace() for character in text)
+    if odd or len(text) > 2048 or not text.startswith(("https://", "http://")):
         raise Invalid("avatar_url must be an http or https URL of at most 2048 characters")
     return text

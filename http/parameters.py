@@ -220,6 +220,8 @@ async def check(request: Request[Any, Any, Any]) -> None:
     if body is not None:
         require_json(request)
         check_fields(decode_object(await read_body(request)), body)
+    elif request.method == "POST" and (raw := await read_body(request)).strip():
+        check_fields(decode_object(raw), ())
     for name, rule in path.items():
         check_text_value(rule, str(request.path_params[name]))
     check_query(request.scope["query_string"], query)
@@ -395,11 +397,16 @@ def _check_json_value(rule: Rule, value: object) -> None:
                 raise bad(f"{rule.name} must be a list")
             _check_length(rule, len(value))
             for index, item in enumerate(value):
-                _check_json_value(msgspec.structs.replace(rule.of[0], name=f"{rule.name}[{index}]"), item)
+                try:
+                    _check_json_value(rule.of[0], item)
+                except Problem:
+                    # Named only now: a name for each of ten thousand items would hold up the event loop.
+                    _check_json_value(msgspec.structs.replace(rule.of[0], name=f"{rule.name}[{index}]"), item)
         case "object":
             if not isinstance(value, dict):
                 raise bad(f"{rule.name} must be an object")
-            check_fields(value, rule.of, f"{rule.name}.")
+            # Items of a list have no name until one is wrong; see there.
+            check_fields(value, rule.of, f"{rule.name}." if rule.name else "")
 
 
 def _check_length(rule: Rule, length: int) -> None:

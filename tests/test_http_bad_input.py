@@ -394,3 +394,11 @@ def test_a_body_that_breaks_off_is_the_clients_mistake(shared_world: World, path
 def test_a_bad_position_is_refused(shared_world: World, header: str) -> None:
     response = shared_world.get("/v1/users/me", USER, headers={"X-Ledger-Position": header})
     assert error_of(response, 400) == f"X-Ledger-Position must be an integer between 0 and {TOP}"
+
+
+def test_an_operation_without_a_body_takes_no_fields(shared_world: World) -> None:
+    destroy = "/v1/users/me/sessions/abcdef/destroy"
+    assert error_of(shared_world.post(destroy, USER, json={"reason": "mine"}), 400) == "unknown field: reason"
+    assert error_of(shared_world.post(destroy, USER, json=[1]), 400) == "body must be a JSON object"
+    assert error_of(shared_world.post(destroy, USER, json={}), 404) == "Session not found"
+    assert error_of(shared_world.post(destroy, USER), 404) == "Session not found"
