@@ -16,9 +16,11 @@ from modledger.http.services import Services, services
 from modledger.http.source_hashes import ROOMS
 from modledger.http.views import AdminHealthView, DatabaseStatisticsView, HealthView, ProjectionView, whole
 from modledger.projections import health
+from modledger.projections.samples import DIFFERING
 
 # A projector is milliseconds behind, and seconds in a flood; more means that nobody runs it or that it gets nowhere.
 LONGEST_LAG_S = 30.0
+_TELLS = "modledger verify tells in what"
 # The sealer comes by every minute; more means that nobody runs it, or that its key is lost (docs/proof.md).
 LONGEST_UNSEALED_S = 600.0
 
@@ -61,8 +63,8 @@ _HASHES = {"source_hash": _HASH, "source_hashes": dict.fromkeys(ROOMS, _HASH)}
 @read(
     "/health",
     operation_id="get_health",
-    summary="Whether the service works: degraded while a projector is stopped or far behind, unhealthy without its"
-    " database",
+    summary="Whether the service works: degraded while a projector is stopped or far behind, or a verification found"
+    " a difference; unhealthy without its database",
     access=NOBODY,
     tag="Health",
     example=_EXAMPLE,
@@ -108,7 +110,7 @@ def _reply(view: H) -> Response[H]:
 
 async def _health(has: Services) -> HealthView:
     try:
-        latency_ms, projectors = await _ask(has)
+        latency_ms, projectors, differing = await _ask(has)
         ((unsealed_s,),) = await has.reader.fetch(UNSEALED, has.clock())
     # Also a database that answers but was never migrated is of no use.
     except (Unavailable, psycopg.Error):
@@ -121,18 +123,21 @@ async def _health(has: Services) -> HealthView:
         for one in projectors
         if not one.failure and one.lag_seconds > LONGEST_LAG_S
     ]
+    errors += [f"The tables of {of} differ from the ledger: {_TELLS}" for of in differing if of != "ledger"]
+    errors += [f"The ledger is damaged: {_TELLS}" for of in differing if of == "ledger"]
     if unsealed_s > LONGEST_UNSEALED_S:
         errors.append(f"The sealer is {unsealed_s:.0f} s behind")
     return _view(has, "degraded" if errors else "healthy", latency_ms, projectors, errors)
 
 
-async def _ask(has: Services) -> tuple[float, list[health.ProjectorHealth]]:
+async def _ask(has: Services) -> tuple[float, list[health.ProjectorHealth], list[str]]:
     loop = asyncio.get_running_loop()
     began = loop.time()
     await has.reader.fetch("select 1")
     latency_ms = (loop.time() - began) * 1000
     lines = await has.reader.fetch(health.HEALTH, health.NAMES, has.clock())
-    return latency_ms, [health.health(line) for line in lines]
+    differing = [subject for (subject,) in await has.reader.fetch(DIFFERING)]
+    return latency_ms, [health.health(line) for line in lines], differing
 
 
 def _view(

@@ -388,7 +388,7 @@ def _swap(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any]
     made = [table.name for table in (projector.table, *projector.beside)]
     for name in made:
         cursor.execute(into.format(sql.Identifier(place.shadow, name), sql.Identifier(place.home)))
-    # projection_tracking_pkey, projection_failures_pkey, read_models_pkey
+    # projection_tracking_pkey, projection_failures_pkey, verifications_pkey, read_models_pkey
     cursor.execute(
         sql.SQL(
             "insert into {} values (%s, %s)"
@@ -396,9 +396,11 @@ def _swap(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any]
         ).format(place.at_home("projection_tracking")),
         (projector.name, position),
     )
-    cursor.execute(
-        sql.SQL("delete from {} where projector = %s").format(place.at_home("projection_failures")), (projector.name,)
-    )
+    for table, column in (("projection_failures", "projector"), ("verifications", "subject")):
+        cursor.execute(
+            sql.SQL("delete from {} where {} = %s").format(place.at_home(table), sql.Identifier(column)),
+            (projector.name,),
+        )
     cursor.execute(
         sql.SQL(
             "insert into {} as m (projector, fingerprint, tables, generation) values (%s, %s, %s, 1)"

@@ -61,7 +61,7 @@ def verify_projector(
 
     Memory is bounded; live projectors and readers are not held up. Raises LedgerUnavailable and psycopg.Error.
     """
-    with _opened(conninfo, schema) as conn:
+    with opened(conninfo, schema) as conn:
         after, limit, more = "", BATCH, True
         while more:
             try:
@@ -75,13 +75,14 @@ def verify_projector(
                 yield _unreadable(projector, after, error)
             else:
                 yield from settled(conn, projector, ledger, streams)
-        yield from _without_events(conn, projector)
+        yield from rows_without_events(conn, projector)
         yield from _twice(conn, projector)
-    yield from _derived(conninfo, projector, schema)
+    yield from verify_derived(conninfo, projector, schema)
 
 
 @contextmanager
-def _opened(conninfo: str, schema: str | None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+def opened(conninfo: str, schema: str | None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A connection for verifications: tables are found in ``schema`` first, where one is named."""
     # Nothing is prepared, since names stand for temporary tables now and for others then.
     with psycopg.connect(
         conninfo, autocommit=True, prepare_threshold=None, application_name="modledger verify"
@@ -194,7 +195,7 @@ def _compare(
     expected: dict[Key, Any] = {}
     stream_of: dict[Any, str] = {}
     for stream, events in streams.items():
-        stream_of.update((key[0], stream) for e in events if (key := projector.touches(e)) is not None)
+        stream_of.update((first, stream) for first in _firsts(projector, stream, events))
         try:
             expected |= fold_stream(projector, events)
         except FoldFailed as failure:
@@ -211,6 +212,17 @@ def _compare(
             for one in _differing(projector, key, expected.get(key), found.get(key, []))
         ]
     return differences
+
+
+def _firsts(projector: Projector[Any], stream: str, events: Sequence[Recorded]) -> list[Any]:
+    """What the keys of the stream's rows begin with; also of a stream without events, which may have rows though it
+    should not."""
+    column, (kind, _, number) = projector.key[0], stream.partition(":")
+    if column == "position":
+        return [event.position for event in events]
+    if column == "stream":
+        return [stream]
+    return [int(number)] if column == f"{kind}_id" else []
 
 
 def _differing(projector: Projector[Any], key: Key, expected: Any, found: Sequence[Any]) -> Iterator[Difference]:
@@ -304,24 +316,31 @@ def _value(text: msgspec.Raw, kind: Any) -> Any:
         return msgspec.json.decode(text)
 
 
-def _without_events(
-    conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any], sample: LiteralString = ""
+def rows_without_events(
+    conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any], sample: int | None = None
 ) -> Iterator[Difference]:
-    """The rows of which the ledger has no event at all."""
-    first = projector.key[0]
+    """The rows of which the ledger has no event at all; ``sample``: only about so many rows are looked at."""
+    first, table = projector.key[0], sql.Identifier(projector.table.name)
+    rows: sql.Composable = sql.SQL("{} as t").format(table)
     # ledger_pkey, or ledger_position
-    of = (
-        sql.SQL("l.notification_id = t.position")
-        if first == "position"
-        else sql.SQL("l.originator_id = {}").format(sql.SQL(_STREAM[first]))
-    )
-    stream = sql.SQL("null") if first == "position" else sql.SQL(_STREAM[first])
+    of: sql.Composable = sql.SQL("l.notification_id = t.position")
+    stream: sql.Composable = sql.SQL("(select originator_id from ledger where notification_id = t.position)")
+    if first != "position":
+        stream = sql.SQL("({})").format(sql.SQL(_STREAM[first]))
+        of = sql.SQL("l.originator_id = {}").format(stream)
+    if sample is not None:
+        # By pages, so that a large table is not read for a few rows; the estimate is -1 before there is one.
+        row = conn.execute(
+            "select reltuples from pg_class where oid = %s::text::regclass", (projector.table.name,)
+        ).fetchone()
+        share = 100.0 if row is None or row[0] <= sample else 100.0 * sample / row[0]
+        rows = sql.SQL("(select * from {} tablesample system ({}) limit {}) as t").format(table, share, sample)
     with conn.transaction(), conn.cursor("rows_without_events", row_factory=tuple_row) as cursor:
         cursor.execute(
             sql.SQL(
-                "select {stream}, row_to_json(t)::text from {table} as t {sample}"
+                "select {stream}, row_to_json(t)::text from {rows}"
                 " where not exists (select from ledger as l where {of} and l.topic <> all(%s))"
-            ).format(stream=stream, table=sql.Identifier(projector.table.name), sample=sql.SQL(sample), of=of),
+            ).format(stream=stream, rows=rows, of=of),
             (others_than(projector.topics),),
         )
         for found_stream, text in cursor:
@@ -348,11 +367,11 @@ def _twice(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any])
         yield Difference(subject=projector.name, where=where, field=f"row is there {times} times")
 
 
-def _derived(conninfo: str, projector: Projector[Any], schema: str | None) -> Iterator[Difference]:
+def verify_derived(conninfo: str, projector: Projector[Any], schema: str | None = None) -> Iterator[Difference]:
     """The differences between the tables beside and what the rows give, both of one snapshot."""
     if projector.also is None:
         return
-    with _opened(conninfo, schema) as conn:
+    with opened(conninfo, schema) as conn:
         while True:
             with _snapshot(conn, projector) as moment:
                 found = list(_derive_and_compare(conn, projector))

@@ -80,7 +80,7 @@ def _run(
         except Superseded as error:
             log.warning("projector ends: start the program that made the tables", error=str(error))
             return
-        except (psycopg.OperationalError, psycopg.InterfaceError, LedgerUnavailable, Fenced) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, LedgerUnavailable) as error:
             log.warning("projector starts over", projector=projector.name, error=str(error))
             stop.wait(RETRY_SECONDS)
         except Exception:
@@ -104,6 +104,10 @@ def _follow(
             step: Advance = advance(connection, projector, ledger, 1 if one_by_one else BATCH)
         except FoldFailed as failure:
             raise Stopped(failure.position, failure.event_id, failure.topic, failure.cause) from failure
+        except Fenced as fenced:
+            # Our turn is still ours: others took the place of the tables, or somebody catches up. Readers wait for us.
+            log.info("projector goes on from where its tables stand", projector=projector.name, because=str(fenced))
+            continue
         except UNFIT as error:
             if one_by_one:
                 raise _stopped_by(error, ledger, connection, projector) from error

@@ -1,4 +1,4 @@
-"""The worker process: all projectors, the clock and the sealer."""
+"""The worker process: all projectors, the clock, the sealer and the verifier."""
 
 import threading
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from modledger.workers.clock import run_clock
 from modledger.workers.eraser import run_eraser
 from modledger.workers.runner import run_projectors
 from modledger.workers.sealer import run_sealer
+from modledger.workers.verifier import run_verifier
 
 
 def work(ledger: Ledger, conninfo: str, settings: Settings, stop: threading.Event) -> None:
@@ -20,6 +21,7 @@ def work(ledger: Ledger, conninfo: str, settings: Settings, stop: threading.Even
         run_clock(ledger, conninfo, lambda: datetime.now(UTC), stop),
         run_eraser(conninfo, stop),
         run_sealer(settings, conninfo, lambda: datetime.now(UTC), stop),
+        run_verifier(ledger, conninfo, PROJECTORS, lambda: datetime.now(UTC), stop),
     ]
     stop.wait()
     for thread in threads:
