@@ -39,6 +39,7 @@ from modledger.workers.postgres_programs import PostgresError
 from modledger.workers.replay_cli import replay
 from modledger.workers.seal_cli import seal
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
+from modledger.workers.verify_cli import verify
 
 PARENT_FD = click.option("--parent-fd", type=int, hidden=True, help="A pipe that closes when the parent is gone.")
 DISCORD_ID = click.IntRange(1, 2**63 - 1)
@@ -110,6 +111,7 @@ cli.add_command(replay)
 cli.add_command(dump)
 cli.add_command(restore)
 cli.add_command(audit)
+cli.add_command(verify)
 
 
 @cli.command()
