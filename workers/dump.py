@@ -162,7 +162,7 @@ def _write(conninfo: str, file: BinaryIO, tell: Told) -> Moved:
                 write("E", content)
                 tell("dumped", tree.size, header.events)
         with connection.cursor() as cursor, cursor.copy(_KEYS) as messages:
-            for content in gathered(row for message in messages if (row := leaf_of_message(message)) is not None):
+            for content in gathered(key for message in messages if (key := leaf_of_message(message)) is not None):
                 write("K", content)
         write("Z", msgspec.json.encode(End(root=tree.root())))
         return Moved(events=tree.size, position=header.position, keys=header.keys, root=tree.root())
