@@ -21,7 +21,7 @@ from modledger.http.keys import Caller, authenticate_bot
 from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, Who, error_responses
 from modledger.http.rate_limits import HOUR_S, Kind, Limit, bot_key, client_key, kind_of
 from modledger.http.services import services
-from modledger.http.sessions import authenticate, authenticate_any
+from modledger.http.sessions import Viewer, authenticate, authenticate_any
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -57,11 +57,12 @@ def read(
     tagged: bool = False,
     own_503: object = None,
     start: Callable[[AnyRequest], None] | None = None,
+    travels: bool = False,
     fresh: bool = True,
 ) -> HTTPRouteHandler:
     """GET. ``start`` may put a query on its way before it is known who asks; ``tagged``: a single record with an ETag;
-    ``own_503``: the example of a 503 that is no error answer; ``fresh`` False: it answers about a moment that it names,
-    whatever was written since."""
+    ``own_503``: the example of a 503 that is no error answer; ``travels``: it also answers about the past, to Admins
+    and above (time_travel.py); ``fresh`` False: it answers about a moment that it names, whatever was written since."""
     kind = kind_of(path, for_bots=access.who == "bot")
     statuses = {
         400: "unknown parameter: foo",
@@ -86,7 +87,7 @@ def read(
     )
     return get(
         path,
-        before_request=_admission(access, kind, start),
+        before_request=_admission(access, kind, start, travels=travels),
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
@@ -171,7 +172,7 @@ def _often_statuses(kind: Kind | None) -> dict[int, str]:
 
 
 def _admission(
-    access: Access, kind: Kind | None, start: Callable[[AnyRequest], None] | None
+    access: Access, kind: Kind | None, start: Callable[[AnyRequest], None] | None, *, travels: bool = False
 ) -> Callable[[AnyRequest], Awaitable[None]]:
     async def admit(request: AnyRequest) -> None:
         counted = None if kind is None else _count_client(request, kind)
@@ -179,6 +180,8 @@ def _admission(
             start(request)
         try:
             await _authenticate(request, access)
+            if travels and asks_about_the_past(request):
+                require_level(request, ADMIN)
         except Unavailable:
             # The counts are in the same database: waiting for them would only take as long once more.
             raise
@@ -207,6 +210,17 @@ async def _authenticate(request: AnyRequest, access: Access) -> None:
             await authenticate_any(request, required=access.who == "public")
         case "none":
             pass
+
+
+def asks_about_the_past(request: AnyRequest) -> bool:
+    """Whether one of the two times of time travel is given, whatever it says."""
+    return "as_of" in request.query_params or "known_at" in request.query_params
+
+
+def require_level(request: AnyRequest, level: int) -> None:
+    """Raises Problem 403 for keys, and for sessions below the level."""
+    if not isinstance(request.user, Viewer) or request.user.level < level:
+        raise Problem(403, ACCESS[level])
 
 
 def _count_client(request: AnyRequest, kind: Kind) -> Awaitable[None] | None:

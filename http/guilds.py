@@ -23,6 +23,7 @@ from modledger.http.profile import guild_view, subscription_change_view
 from modledger.http.punishments import PUNISHMENT_EXAMPLE, punishment_view
 from modledger.http.services import Services, services
 from modledger.http.sessions import Viewer
+from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_guild
 from modledger.http.views import (
     GuildView,
     MessageView,
@@ -39,6 +40,7 @@ from modledger.projections import guilds
 from modledger.projections.guild_detail import Detail, detail
 from modledger.projections.guild_search import Item, Page, Search, find, statement
 from modledger.projections.guilds import Found, Guild, Owned
+from modledger.projections.time_travel import Instant
 
 GUILD_EXAMPLE = {
     "discord_id": "876543210987654321",
@@ -145,7 +147,8 @@ def _standing(guild: Guild, level: int, now: datetime) -> dict[str, Any]:
     }
 
 
-def _detailed_view(all_of: Detail, owned: Owned, level: int, now: datetime) -> DetailedGuildView:
+def detailed_view(all_of: Detail, owned: Owned, level: int, now: datetime) -> DetailedGuildView:
+    """What somebody of that level sees of a guild whose owner they can act on."""
     history = all_of.subscription_history if level >= ADMIN else []
     return DetailedGuildView(
         **msgspec.structs.asdict(guild_view(owned, now)),
@@ -193,8 +196,14 @@ async def current_guild(
     example=_DETAIL_EXAMPLE,
     errors={404: "Guild not found"},
     tagged=True,
+    travels=True,
 )
-async def get_guild(request: AnyRequest, guild_id: GuildId) -> Response[GuildView | DetailedGuildView]:
+async def get_guild(
+    request: AnyRequest, guild_id: GuildId, as_of: AsOf = None, known_at: KnownAt = None
+) -> Response[GuildView | DetailedGuildView]:
+    at = asked_moment(request, as_of, known_at)
+    if at is not None:
+        return await _past_guild(request, guild_id, at)
     has = services(request)
     who: Viewer | Caller = request.user
     required = required_position(request)
@@ -212,8 +221,16 @@ async def get_guild(request: AnyRequest, guild_id: GuildId) -> Response[GuildVie
     # The later snapshot decides: the guild may have changed hands between the two.
     if not sees_detail(who, owned.guild, all_of.found.owner_level):
         return reply(request, guild_view(owned, now), all_of.position, owned.guild.version)
-    view = _detailed_view(all_of, owned, who.level, now)
+    view = detailed_view(all_of, owned, who.level, now)
     return reply(request, view, all_of.position, owned.guild.version)
+
+
+async def _past_guild(request: AnyRequest, guild_id: int, at: Instant) -> Response[GuildView | DetailedGuildView]:
+    viewer: Viewer = request.user
+    then, owned = await past_guild(request, guild_id, at, lambda today, level: sees_detail(viewer, today, level))
+    detailed = then.detail
+    view = guild_view(owned, at.now) if detailed is None else detailed_view(detailed, owned, viewer.level, at.now)
+    return reply(request, view, then.position, owned.guild.version)
 
 
 @read(

@@ -11,12 +11,13 @@ from litestar.params import PathParameter
 from modledger.domain.rank import may_act_on
 from modledger.domain.subjects import MODERATOR
 from modledger.http.answers import reply, required_position
-from modledger.http.endpoints import SESSION, AnyRequest, read
+from modledger.http.endpoints import SESSION, AnyRequest, asks_about_the_past, read
 from modledger.http.errors import Problem
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.punishments import punishment_view
 from modledger.http.services import services
 from modledger.http.sessions import Viewer
+from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_user
 from modledger.http.views import (
     BotView,
     DetailedUserView,
@@ -30,6 +31,7 @@ from modledger.http.views import (
 )
 from modledger.projections import bots, guilds, permission_history, profile, subscription_history
 from modledger.projections.profile import Found, Profile
+from modledger.projections.time_travel import Instant
 from modledger.projections.user_detail import READ_BY_DETAIL, Detail, detail
 
 USER_EXAMPLE = {
@@ -50,7 +52,7 @@ USER_EXAMPLE = {
 Username = Annotated[
     str,
     PathParameter(
-        description="A Discord username, in any case: the user who bears it now.",
+        description="A Discord username, in any case: the user who bears it, now or then.",
         examples=[Example(id="example", value="exampleuser")],
     ),
 ]
@@ -161,7 +163,8 @@ def permission_change_view(change: permission_history.PermissionChange) -> Permi
 # -- the endpoint
 
 
-def _searchable(username: str) -> str | None:
+def searchable(username: str) -> str | None:
+    """The form under which the name is found; None for what can be nobody's name."""
     if len(username) > _LONGEST_NAME or any(c == "\x00" or "\ud800" <= c <= "\udfff" for c in username):
         return None
     return profile.name_key(username)
@@ -169,8 +172,8 @@ def _searchable(username: str) -> str | None:
 
 def _start(request: AnyRequest) -> None:
     # On its way together with the session, in the same turn of the loop: one wait for both.
-    key = _searchable(request.path_params["username"])
-    if key is not None:
+    key = searchable(request.path_params["username"])
+    if key is not None and not asks_about_the_past(request):
         request.scope["state"]["profile"] = services(request).names.start(key)
 
 
@@ -200,13 +203,18 @@ def sees_detail(viewer: Viewer, target: Profile) -> bool:
     errors={404: "User not found"},
     tagged=True,
     start=_start,
+    travels=True,
 )
-async def get_user_profile(request: AnyRequest, username: Username) -> Response[UserView | DetailedUserView]:
+async def get_user_profile(
+    request: AnyRequest, username: Username, as_of: AsOf = None, known_at: KnownAt = None
+) -> Response[UserView | DetailedUserView]:
     has = services(request)
     viewer: Viewer = request.user
-    key = _searchable(username)
+    at, key = asked_moment(request, as_of, known_at), searchable(username)
     if key is None:
         raise Problem(404, "User not found")
+    if at is not None:
+        return await _past_profile(request, key, at)
     required = required_position(request)
     started = request.scope["state"].pop("profile", None)
 
@@ -232,6 +240,13 @@ async def get_user_profile(request: AnyRequest, username: Username) -> Response[
     if not sees_detail(viewer, row):
         return reply(request, user_view(all_of.found, now), all_of.position, row.version)
     return reply(request, detailed_view(all_of, row, now), all_of.position, row.version)
+
+
+async def _past_profile(request: AnyRequest, key: str, at: Instant) -> Response[UserView | DetailedUserView]:
+    viewer: Viewer = request.user
+    then, row = await past_user(request, key, at, lambda today: sees_detail(viewer, today))
+    view = user_view(then.found, at.now) if then.detail is None else detailed_view(then.detail, row, at.now)
+    return reply(request, view, then.position, row.version)
 
 
 HANDLERS = [get_user_profile]

@@ -18,9 +18,11 @@ from modledger.http.parameters import FARTHEST, UserId
 from modledger.http.profile import USER_EXAMPLE, current_detail, detailed_view, sees_detail, user_fields
 from modledger.http.services import services
 from modledger.http.sessions import Viewer
+from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_user
 from modledger.http.views import FoundUserView, PublicUserView, UserRecordView, UsersView, whole
 from modledger.projections import profile
 from modledger.projections.profile import Found, Profile
+from modledger.projections.time_travel import Instant
 from modledger.projections.user_search import Page, Search, find, statement
 
 _PUBLIC_KEYS = ("discord_id", "username", "avatar_url", "subscription_tier", "source", "created_at", "updated_at")
@@ -53,8 +55,14 @@ def _sees_detail(request: AnyRequest, target: Profile) -> bool:
     example=PUBLIC_USER_EXAMPLE,
     errors={404: "User not found"},
     tagged=True,
+    travels=True,
 )
-async def get_user(request: AnyRequest, user_id: UserId) -> Response[PublicUserView | UserRecordView]:
+async def get_user(
+    request: AnyRequest, user_id: UserId, as_of: AsOf = None, known_at: KnownAt = None
+) -> Response[PublicUserView | UserRecordView]:
+    at = asked_moment(request, as_of, known_at)
+    if at is not None:
+        return await _past_user(request, user_id, at)
     has = services(request)
     required = required_position(request)
 
@@ -85,6 +93,16 @@ async def get_user(request: AnyRequest, user_id: UserId) -> Response[PublicUserV
                 record.subscription_history = []
             return reply(request, record, position, row.version)
     return reply(request, PublicUserView(**public_fields(row, has.clock())), position, row.version)
+
+
+async def _past_user(request: AnyRequest, user_id: int, at: Instant) -> Response[PublicUserView | UserRecordView]:
+    then, row = await past_user(request, user_id, at, lambda today: _sees_detail(request, today))
+    view: PublicUserView | UserRecordView
+    if then.detail is None:
+        view = PublicUserView(**public_fields(row, at.now))
+    else:
+        view = UserRecordView(**msgspec.structs.asdict(detailed_view(then.detail, row, at.now)), login_history={})
+    return reply(request, view, then.position, row.version)
 
 
 @read(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
 from typing import Any, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 from modledger.domain import commands
@@ -158,6 +159,21 @@ def get_profile(world: World, _: Asker) -> Asked:
 @asks("GET /v1/users/{}")
 def get_user(world: World, _: Asker) -> Asked:
     return Asked(f"/v1/users/{a_user(world)}")
+
+
+@asks("GET /v1/users/profile/{}", "as of another time")
+def get_past_profile(world: World, _: Asker) -> Asked:
+    return Asked(f"/v1/users/profile/user{a_user(world)}?as_of={quote(world.now.isoformat())}")
+
+
+@asks("GET /v1/users/{}", "as of another time")
+def get_past_user(world: World, _: Asker) -> Asked:
+    return Asked(f"/v1/users/{a_user(world)}?as_of={quote(world.now.isoformat())}")
+
+
+@asks("GET /v1/guilds/{}", "as of another time")
+def get_past_guild(world: World, _: Asker) -> Asked:
+    return Asked(f"/v1/guilds/{a_guild(world)}?as_of={quote(world.now.isoformat())}")
 
 
 # -- guilds, bots, statistics, health

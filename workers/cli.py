@@ -38,6 +38,7 @@ from modledger.workers.port import PortTaken
 from modledger.workers.postgres_programs import PostgresError
 from modledger.workers.replay_cli import replay
 from modledger.workers.seal_cli import seal
+from modledger.workers.show_cli import show
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
 from modledger.workers.verify_cli import verify
 
@@ -112,6 +113,7 @@ cli.add_command(dump)
 cli.add_command(restore)
 cli.add_command(audit)
 cli.add_command(verify)
+cli.add_command(show)
 
 
 @cli.command()
