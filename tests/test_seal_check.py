@@ -119,6 +119,26 @@ def test_an_inserted_event_is_found_and_named(connection: psycopg.Connection, tm
     assert found_in_export(connection, tmp_path / "export") == said
 
 
+@pytest.mark.parametrize("comes_first", [False, True])
+def test_an_event_that_was_put_beside_another_at_its_position_is_found(
+    connection: psycopg.Connection, tmp_path: Path, comes_first: bool
+) -> None:
+    unguarded(connection, "drop index ledger_position")
+    unguarded(connection, "create temp table original as select * from ledger where notification_id = 2222")
+    if comes_first:
+        unguarded(connection, "delete from ledger where notification_id = 2222")
+    unguarded(
+        connection,
+        "insert into ledger overriding system value"
+        " values (2222, 'user:77', 900, 'user.banned.v1', '{}', now(), null, 'system', 'cli')",
+    )
+    if comes_first:
+        unguarded(connection, "insert into ledger overriding system value select * from original")
+    said = ["position 2222: inserted after the ledger had been sealed beyond it"]
+    assert found(connection) == said
+    assert found_in_export(connection, tmp_path / "export") == said
+
+
 def test_events_that_were_reordered_are_found_and_named_with_their_new_places(
     connection: psycopg.Connection, tmp_path: Path
 ) -> None:

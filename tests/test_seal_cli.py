@@ -162,7 +162,7 @@ def test_a_byte_changed_in_sql_is_found_and_named_in_the_database_and_in_an_expo
         connection, "update ledger set state = set_byte(state, 2, get_byte(state, 2) # 1) where notification_id = 300"
     )
     found = modledger("seal", "check", "--public-key", key, "--head", str(files["old.txt"]), **settings)
-    refused(found, 1, "1 things are not as they were sealed")
+    refused(found, 1, "differences from what was sealed: 1")
     assert "position 300: changed\n" in found.stdout
     ok(modledger("seal", "export", str(tmp_path / "after.jsonl"), **settings))
     found = modledger("seal", "check", "--public-key", key, str(tmp_path / "after.jsonl"))

@@ -17,7 +17,7 @@ MOST_FINDINGS = 10_000
 MOST_MOVES = 200
 _TILES = 16
 _HEADS = 1_000
-_FIRST, _LAST = -(2**63), 2**63 - 1
+_FIRST = -(2**63)
 
 
 class Event(NamedTuple):
@@ -187,14 +187,17 @@ def stored(connection: psycopg.Connection, *, signed_only: bool = False) -> Iter
             if tile * WIDTH + n < size
         ]
         last = max(position for position, _, _ in sealed)
+        there: dict[int, list[bytes]] = {}
         with leaves(connection, read_to, last) as rows:
-            there = {position_of(leaf): leaf for leaf in rows}
+            for leaf in rows:
+                # Several of one position, should somebody have dropped the index.
+                there.setdefault(position_of(leaf), []).append(leaf)
         strays = sorted(there.keys() - {position for position, _, _ in sealed}, reverse=True)
         for position, index, hashed in sealed:
             while strays and strays[-1] < position:
                 stray = strays.pop()
-                yield Event(stray, None, None, there[stray])
-            yield Event(position, index, hashed, there.get(position))
+                yield from (Event(stray, None, None, leaf) for leaf in there[stray])
+            yield from _at_one_position(position, index, hashed, there.get(position, []))
             while head is not None and head[0] <= index + 1:
                 yield Signed(head[1])
                 head = next(heads, None)
@@ -208,6 +211,14 @@ def stored(connection: psycopg.Connection, *, signed_only: bool = False) -> Iter
         yield Signed(head[1])
         head = next(heads, None)
     yield from _compare_above(connection, above, full=False)
+
+
+def _at_one_position(position: int, index: int, sealed: bytes, there: list[bytes]) -> Iterator[Event]:
+    leaf = there[0] if there else None
+    if len(there) > 1:
+        leaf = next((one for one in there if leaf_hash(one) == sealed), leaf)
+    yield Event(position, index, sealed, leaf)
+    yield from (Event(position, None, None, one) for one in there if one is not leaf)
 
 
 def _heads(connection: psycopg.Connection) -> Iterator[tuple[int, str]]:

@@ -214,7 +214,7 @@ def _report(report: Report, evidence: Any, keys: list[PublicKey], kept: list[str
             f" sealed at {report.last.at:%Y-%m-%dT%H:%M:%SZ}"
         )
     if report.findings:
-        raise _Found(f"{len(report.findings)} things are not as they were sealed")
+        raise _Found(f"differences from what was sealed: {len(report.findings)}")
 
 
 def _list(report: Report) -> None:
