@@ -17,17 +17,16 @@ TURN = "select pg_advisory_xact_lock(7309457613245769317)"
 # One statement, so that all of it is about the same erasures; answers how many. An answer below 400 may quote anybody,
 # and which one does cannot be seen, because it is sealed: so all are emptied. Status 0: what is being answered right
 # now may have been read before the erasure, and is not kept either (http/idempotency.py); but for what the one who
-# erased is being answered. ledger_position, projection_tracking_pkey, sessions_user, login_codes_pkey,
-# login_history_user, user_activity_pkey, api_keys_bot; the whole of idempotency_keys, which holds a day.
+# erased is being answered. ledger_erasures or ledger_position, projection_tracking_pkey, sessions_user,
+# login_codes_pkey, login_history_user, user_activity_pkey, api_keys_bot; all of idempotency_keys, which holds a day.
 FINISH = """
-    with passed as materialized (
-        select notification_id, topic, originator_id, originator_version, actor from ledger
-            where notification_id > coalesce(
-                (select notification_id from projection_tracking where application_name = 'erasures'), 0)
+    with reached as materialized (
+        select coalesce(max(notification_id), 0) as position from projection_tracking
+            where application_name = 'erasures'
     ), erased as materialized (
         select split_part(originator_id, ':', 1) as kind, split_part(originator_id, ':', 2)::bigint as id,
             originator_version as version, actor
-        from passed where topic = 'subject.erased.v1'
+        from ledger where topic = 'subject.erased.v1' and notification_id > (select position from reached)
     ), ended as (
         delete from sessions using erased where kind = 'user' and user_id = id
     ), codes as (
@@ -45,7 +44,8 @@ FINISH = """
                 then actor not in (select actor from erased) else status between 1 and 399 end
     ), moved as (
         insert into projection_tracking
-            select 'erasures', max(notification_id) from passed having count(*) > 0
+            select 'erasures', max(notification_id) from ledger
+                having max(notification_id) > (select position from reached)
             on conflict (application_name) do update set notification_id = excluded.notification_id
     )
     select count(*) from erased

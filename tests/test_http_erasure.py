@@ -199,6 +199,24 @@ def test_read_tables_that_are_made_anew_are_the_same(known: World) -> None:
     assert {table: sorted(after[table]) for table in tables} == {table: sorted(before[table]) for table in tables}
 
 
+def test_guilds_and_bots_leave_no_text_either(world: World) -> None:
+    guild, bot = Subject("guild", 700), Subject("bot", 800)
+    world.act(commands.RegisterGuild(guild_id=700, name=OLD_NAME, avatar_url=OLD_PICTURE, owner_id=USER), SYSTEM)
+    world.act(commands.SyncGuild(guild_id=700, name=NAME, avatar_url=PICTURE), SYSTEM)
+    world.act(commands.StartTrial(target=guild, reason=REASONS[4]), Actor("user", ADMIN))
+    world.act(commands.IssueBan(target=guild, reason=REASONS[0]), Actor("user", ADMIN))
+    world.act(commands.RegisterBot(bot_id=800, name=OLD_NAME, owner_id=USER, avatar_url=OLD_PICTURE), SYSTEM)
+    world.act(commands.UpdateBot(bot_id=800, name=NAME), Actor("user", OWNER))
+    world.catch_up()
+    assert {"guilds", "bots", "punishments", "subscription_history"} <= {table for table, _ in said(world)}
+    for subject in (guild, bot):
+        world.act(commands.EraseSubject(target=subject, reason="Asked for"))
+    finish(world.connection)
+    world.catch_up()
+    assert said(world) == set()
+    assert world.get("/v1/guilds/700", OWNER).json()["name"] is None
+
+
 # -- the command
 
 
