@@ -31,6 +31,7 @@ from modledger.projections.projector import checkpoint
 from modledger.workers.audit import Change, Filters, Line, event_type, lines, punishment_story, story
 from modledger.workers.audit_diff import differences
 from modledger.workers.opening import Failure, open_ledger
+from modledger.workers.show_cli import MomentType
 
 PATIENCE_SECONDS, PAUSE_SECONDS = 2.0, 0.02
 NAMES = tuple(EVENT_TYPES.values())
@@ -66,22 +67,6 @@ class ActorType(click.ParamType[Actor]):
         if found is None or (found[2] and int(found[2]) > LAST):
             self.fail("it has to be user:ID, bot:ID, system or operator", param, ctx)
         return Actor(found[3]) if found[3] else Actor(found[1], int(found[2]))  # type: ignore[arg-type]
-
-
-class MomentType(click.ParamType[datetime]):
-    """RFC 3339 with an offset."""
-
-    name = "time"
-
-    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment in UTC; what is none ends the call with status 2."""
-        try:
-            found = msgspec.convert(value, datetime)
-            if found.tzinfo is None:
-                raise ValueError("without an offset it is no moment")
-            return found.astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail("it has to be a time with an offset, such as 2026-03-10T12:00:00Z", param, ctx)
 
 
 def _filtered(command: Callable[..., None]) -> Callable[..., None]:
