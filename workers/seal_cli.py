@@ -3,12 +3,11 @@
 Exit statuses: 0 all is as it was sealed, 1 something is not, or cannot be done now, 2 the call or a file is wrong.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 import msgspec
@@ -16,11 +15,9 @@ import psycopg
 
 from modledger.domain.refusals import Refused
 from modledger.domain.seal_proofs import consistency, grown, inclusion, last_head
-from modledger.domain.settings import Settings, read_settings
+from modledger.domain.settings import Settings
 from modledger.domain.signed_heads import BadSignature, Head, NoHead, PublicKey, read_head, read_public_key
-from modledger.workers.database import database
-from modledger.workers.logs import configure_logs
-from modledger.workers.migrate import require_migrated
+from modledger.workers.opening import Failure, installation
 from modledger.workers.seal_check import Report, TooMuch, examine, stored
 from modledger.workers.seal_files import (
     Damaged,
@@ -41,34 +38,18 @@ POSITION = click.IntRange(1, 2**63 - 1)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class _Found(click.ClickException):
-    """Something is not as it was sealed, or cannot be done now."""
-
-    exit_code = 1
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"modledger: {self.message}", file=file, err=True)
-
-
-class _Refused(_Found):
-    """The call or a file is wrong."""
-
-    exit_code = 2
-
-
 @contextmanager
 def _opened() -> Iterator[tuple[Settings, psycopg.Connection]]:
-    settings = read_settings(os.environ)
-    configure_logs(settings.log_level, "seal")
-    with database(settings) as conninfo:
-        require_migrated(conninfo)
-        with psycopg.connect(conninfo, autocommit=True, application_name="modledger seal") as connection:
-            try:
-                yield settings, connection
-            except (SealKeyError, SealBroken) as error:
-                raise _Found(str(error)) from error
-            except Refused as error:
-                raise _Refused(str(error)) from error
+    with (
+        installation("seal") as (settings, conninfo),
+        psycopg.connect(conninfo, autocommit=True, application_name="modledger seal") as connection,
+    ):
+        try:
+            yield settings, connection
+        except (SealKeyError, SealBroken) as error:
+            raise Failure(error, 1) from error
+        except Refused as error:
+            raise Failure(error, 2) from error
 
 
 @click.group("seal")
@@ -162,9 +143,9 @@ def check(files: tuple[Path, ...], public_key: tuple[str, ...], heads: tuple[Pat
             raise click.UsageError("to check files, say with --public-key whose signature they have to bear")
         _check_files([*files, *heads], keys)
     except (NoHead, Damaged) as error:
-        raise _Refused(str(error)) from error
+        raise Failure(error, 2) from error
     except (NotProved, BadSignature) as error:
-        raise _Found(str(error)) from error
+        raise Failure(error, 1) from error
 
 
 def _check_database(keys: list[PublicKey], kept: list[str]) -> None:
@@ -177,7 +158,7 @@ def _check_database(keys: list[PublicKey], kept: list[str]) -> None:
             _report(Report(), stored(connection), keys or known, kept)
         except ValueError as error:
             # No row can be such, unless the table was made anew.
-            raise _Found("the table ledger has other columns than those that were sealed") from error
+            raise Failure("the table ledger has other columns than those that were sealed", 1) from error
         if not keys:
             click.echo("checked with the keys that the database names; --public-key trusts only yours")
 
@@ -201,7 +182,7 @@ def _report(report: Report, evidence: Any, keys: list[PublicKey], kept: list[str
         examine(report, evidence, keys, kept)
     except TooMuch as error:
         _list(report)
-        raise _Found(str(error)) from error
+        raise Failure(error, 1) from error
     except Damaged:
         _list(report)
         raise
@@ -214,7 +195,7 @@ def _report(report: Report, evidence: Any, keys: list[PublicKey], kept: list[str
             f" sealed at {report.last.at:%Y-%m-%dT%H:%M:%SZ}"
         )
     if report.findings:
-        raise _Found(f"differences from what was sealed: {len(report.findings)}")
+        raise Failure(f"differences from what was sealed: {len(report.findings)}", 1)
 
 
 def _list(report: Report) -> None:
