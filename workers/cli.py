@@ -34,6 +34,7 @@ from modledger.workers.erase_cli import erase
 from modledger.workers.logs import configure_logs
 from modledger.workers.master_key import MasterKeyError, master_key
 from modledger.workers.migrate import MigrationError, migrate, require_migrated
+from modledger.workers.opening import Failure
 from modledger.workers.port import PortTaken
 from modledger.workers.postgres_programs import PostgresError
 from modledger.workers.replay_cli import replay
@@ -109,10 +110,10 @@ def cli() -> None:
 cli.add_command(seal)
 cli.add_command(erase)
 cli.add_command(replay)
+cli.add_command(verify)
 cli.add_command(dump)
 cli.add_command(restore)
 cli.add_command(audit)
-cli.add_command(verify)
 cli.add_command(show)
 
 
@@ -164,15 +165,25 @@ def work(parent_fd: int | None) -> None:
 def migrate_command() -> None:
     """Bring the database to this program's schema, and its read tables up to date."""
     from modledger.projections.catalog import PROJECTORS
+    from modledger.projections.rebuild import ReplayAborted, ReplayFailed
+    from modledger.workers.replay import Stopped, rebuild_outdated
     from modledger.workers.runner import catch_up
 
     settings = _settings()
     configure_logs(settings.log_level, "migrate")
+    stop = threading.Event()
+    stop_on_signals(stop)
     with database(settings) as conninfo:
         applied = migrate(conninfo)
         # Makes the key of a new installation and checks that of an old one.
         with PostgresLedger(conninfo, master_key(settings, conninfo), connections=1) as ledger:
+            try:
+                rebuilt = rebuild_outdated(ledger, conninfo, PROJECTORS, stop)
+            except (ReplayAborted, ReplayFailed, Stopped) as error:
+                raise Failure(error, 1) from error
             catch_up(ledger, conninfo, PROJECTORS)
+    if rebuilt:
+        click.echo(f"rebuilt the read tables of {', '.join(rebuilt)}")
     click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 
 

@@ -42,16 +42,20 @@ def migrate(conninfo: str) -> list[str]:
     files that this call applied. Safe to run by several processes at once: they wait for each other. Brings the
     extension pg_trgm where the server has it and the role may; without it only the search for fragments is missing.
 
+    Read tables that another version of the program made and filled are left to be read, until
+    ``replay.rebuild_outdated`` has made others beside them.
+
     Raises MigrationError when an applied file has changed since or the database knows one that this program lacks, and
     psycopg.Error when the server cannot be reached or the role may not create tables.
     """
-    from modledger.projections.catalog import create_missing
+    from modledger.projections.catalog import PROJECTORS, create_missing, replaceable
 
     with _locked(conninfo) as connection:
         applied = _apply(connection, migrations())
         _bring_trigrams(connection)
         with connection.transaction():
-            create_missing(connection)
+            left = replaceable(connection)
+            create_missing(connection, [projector for projector in PROJECTORS if projector.name not in left])
     return applied
 
 

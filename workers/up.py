@@ -25,12 +25,14 @@ from modledger.domain.subjects import User, fold
 from modledger.http.geoip import open_geoip
 from modledger.http.sessions import COOKIE, lifetime, open_session
 from modledger.projections.catalog import PROJECTORS
+from modledger.projections.rebuild import ReplayAborted, ReplayFailed
 from modledger.workers import demo
 from modledger.workers.cookie_jar import write_cookie_jar
 from modledger.workers.database import database
 from modledger.workers.master_key import master_key
 from modledger.workers.migrate import migrate
 from modledger.workers.port import require_free_port
+from modledger.workers.replay import Stopped, rebuild_outdated
 from modledger.workers.runner import catch_up
 
 READY_SECONDS = 60
@@ -58,6 +60,12 @@ def up(settings: Settings, stop: threading.Event) -> None:
             if settings.demo and ledger.head() == 0:
                 click.echo("Loading demo data")
                 demo.load_demo(ledger, conninfo, now=datetime.now(UTC))
+            try:
+                rebuild_outdated(ledger, conninfo, PROJECTORS, stop)
+            except Stopped:
+                return
+            except (ReplayAborted, ReplayFailed) as error:
+                raise UpError(str(error)) from error
             # So that the first answer is the right one, also after tables were made anew.
             catch_up(ledger, conninfo, PROJECTORS)
             jars = _log_in_demo_roles(settings, ledger, conninfo) if demo.is_loaded(ledger) else None
