@@ -27,7 +27,9 @@ from modledger.domain.envelope import SYSTEM, Actor, Subject
 from modledger.http.app import create_app
 from modledger.http.keys import create_key
 from modledger.http.sessions import COOKIE, SUFFIX_LENGTH, open_session
+from modledger.workers.sealer import seal
 from tests.http_client import MASTER_KEY, SETTINGS, World
+from tests.sealing import begun
 
 DOCUMENT: dict[str, Any] = json.loads(
     msgspec.json.encode(create_app(SETTINGS, conninfo="", master_key=MASTER_KEY).openapi_schema.to_schema())
@@ -123,7 +125,10 @@ class Fuzzed:
         }
         for name, like in _LIKE.items():
             ids[name] = ids[like]
+        ids["position"] = timeouts
+        ids["from"], ids["to"] = [1, 2], [2, 3]
         self.known = ids
+        seal(world.connection, begun(world.connection), world.now)
         # The batch was an owner's, who reads what they wrote.
         world.catch_up()
 
