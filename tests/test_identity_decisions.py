@@ -83,7 +83,9 @@ def test_an_update_registers_nobody() -> None:
         scenario.when(command, by=BOT).then_refused(NotFound, "User not found")
 
 
-@pytest.mark.parametrize("url", ["ftp://a/b", "javascript:alert(1)", "", "https://a/" + "x" * 2048, "https://a/\n", "https://a b"])
+@pytest.mark.parametrize(
+    "url", ["ftp://a/b", "javascript:alert(1)", "", "https://a/" + "x" * 2048, "https://a/\n", "https://a b"]
+)
 def test_an_avatar_is_an_http_address_of_bounded_length(url: str) -> None:
     message = "avatar_url must be an http or https URL of at most 2048 characters"
     for command in (
