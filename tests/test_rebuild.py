@@ -198,7 +198,7 @@ def test_whoever_is_killed_in_whatever_step_another_goes_on_and_nothing_counts_t
     catch_up(ledger, database, PROJECTORS)
     live = contents(conn, TABLES)
     create_replay(database, projector, ledger)
-    stages, patience = [], 0.5
+    stages, patience = [], 0.2
     while (state := _state(database, projector)) not in ("verified", "live"):
         stages.append(state)
         process = subprocess.Popen([sys.executable, "-c", RUN, database, projector.name])
@@ -206,7 +206,7 @@ def test_whoever_is_killed_in_whatever_step_another_goes_on_and_nothing_counts_t
         time.sleep(patience)
         process.kill()
         process.wait()
-        patience += 0.15
+        patience += 0.1
         assert len(stages) < 60, stages
     assert len(stages) > 1
     promote_replay(ledger, database, projector, GO_ON)
