@@ -24,7 +24,7 @@ run: $(VENV)/.run ## Start everything: PostgreSQL, migrations, demo data, HTTP, 
 	@exec $(PY) -m modledger.workers up
 
 test: $(VENV)/.dev ## Run the tests (TESTS="tests/test_settings.py -k port" for some of them)
-	@$(PY) -m pytest -n 3 --dist worksteal $(TESTS)
+	@$(PY) -m pytest -n 4 --dist worksteal $(TESTS)
 
 check: $(VENV)/.dev ## Lint, formatting and strict types
 	@$(PY) -m ruff check .
