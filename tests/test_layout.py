@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "http": {"domain", "projections", "http"},
     "workers": {"domain", "projections", "workers"},
 }
-# What starts an HTTP server has to know it; and what shows the same views.
-MAY_ALSO_IMPORT_HTTP = {"workers/cli.py", "workers/serve.py", "workers/show_cli.py", "workers/up.py"}
+# What starts an HTTP server has to know it.
+MAY_ALSO_IMPORT_HTTP = {"workers/cli.py", "workers/serve.py", "workers/up.py"}
 
 TOP_LEVEL = {
     ".ci",

@@ -39,7 +39,7 @@ from modledger.workers.port import PortTaken
 from modledger.workers.postgres_programs import PostgresError
 from modledger.workers.replay_cli import replay
 from modledger.workers.seal_cli import seal
-from modledger.workers.show_cli import show
+from modledger.workers.show_cli import Views, show
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
 from modledger.workers.verify_cli import verify
 
@@ -114,6 +114,15 @@ cli.add_command(verify)
 cli.add_command(dump)
 cli.add_command(restore)
 cli.add_command(audit)
+
+
+def _views() -> Views:
+    from modledger.http import bots, guilds, profile
+
+    return Views(profile.searchable, profile.detailed_view, guilds.detailed_view, bots.admin_bot_view)
+
+
+show.context_settings["obj"] = _views
 cli.add_command(show)
 
 

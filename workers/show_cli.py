@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import msgspec
@@ -18,6 +18,7 @@ from rich import print_json
 
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent
+from modledger.domain.subjects import OWNER
 from modledger.projections import past
 from modledger.projections.past import Fetch
 from modledger.projections.projector import FoldFailed
@@ -28,6 +29,16 @@ from modledger.workers.opening import Failure, open_ledger
 PATIENCE_SECONDS, PAUSE_SECONDS = 2.0, 0.02
 
 T = TypeVar("T")
+
+
+class Views(NamedTuple):
+    """What HTTP makes of rows, given by the command line, which alone knows HTTP. ``name``: as it is looked for, None
+    for one that nobody can have."""
+
+    name: Callable[[str], str | None]
+    user: Callable[..., msgspec.Struct]
+    guild: Callable[..., msgspec.Struct]
+    bot: Callable[..., msgspec.Struct]
 
 
 class MomentType(click.ParamType[datetime]):
@@ -65,12 +76,11 @@ def show() -> None:
 @click.argument("user", metavar="NAME|ID")
 @AS_OF
 @KNOWN_AT
-def show_user(user: str, as_of: datetime | None, known_at: datetime | None) -> None:
+@click.pass_obj
+def show_user(views: Callable[[], Views], user: str, as_of: datetime | None, known_at: datetime | None) -> None:
     """A user by Discord id, or by the name that the user bore then. Digits are an id."""
-    from modledger.http.profile import detailed_view, searchable
-
     at = _instant(as_of, known_at)
-    who: int | str | None = int(user) if _ID.fullmatch(user) else searchable(user)
+    who: int | str | None = int(user) if _ID.fullmatch(user) else views().name(user)
     if who is None:
         raise Failure("User not found", 1)
     if isinstance(who, int) and not 1 <= who < 2**63:
@@ -84,38 +94,35 @@ def show_user(user: str, as_of: datetime | None, known_at: datetime | None) -> N
     found = _read(read)
     if found.detail is None or found.detail.found.profile is None:
         raise Failure("User not found", 1)
-    _print(detailed_view(found.detail, found.detail.found.profile, at.now))
+    _print(views().user(found.detail, found.detail.found.profile, at.now))
 
 
 @show.command("guild")
 @click.argument("guild_id", type=DISCORD_ID)
 @AS_OF
 @KNOWN_AT
-def show_guild(guild_id: int, as_of: datetime | None, known_at: datetime | None) -> None:
+@click.pass_obj
+def show_guild(views: Callable[[], Views], guild_id: int, as_of: datetime | None, known_at: datetime | None) -> None:
     """A guild by Discord id."""
-    from modledger.domain.subjects import OWNER
-    from modledger.http.guilds import detailed_view
-
     at = _instant(as_of, known_at)
     found = _read(lambda _, ledger: past.guild(ledger, guild_id, at, lambda *_: True))
     if found.owned is None or found.detail is None:
         raise Failure("Guild not found", 1)
-    _print(detailed_view(found.detail, found.owned, OWNER, at.now))
+    _print(views().guild(found.detail, found.owned, OWNER, at.now))
 
 
 @show.command("bot")
 @click.argument("bot_id", type=DISCORD_ID)
 @AS_OF
 @KNOWN_AT
-def show_bot(bot_id: int, as_of: datetime | None, known_at: datetime | None) -> None:
+@click.pass_obj
+def show_bot(views: Callable[[], Views], bot_id: int, as_of: datetime | None, known_at: datetime | None) -> None:
     """A bot by Discord id."""
-    from modledger.http.bots import admin_bot_view
-
     at = _instant(as_of, known_at)
     found = _read(lambda _, ledger: past.bot(ledger, bot_id, at))
     if found is None:
         raise Failure("Bot not found", 1)
-    _print(admin_bot_view(found))
+    _print(views().bot(found))
 
 
 def _instant(as_of: datetime | None, known_at: datetime | None) -> Instant:
