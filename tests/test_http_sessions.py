@@ -162,7 +162,9 @@ def test_the_restricted_reach_their_own_data_and_nothing_else(world: World, kind
         body = {"json": NONSENSE} if method == "POST" else {}
         response = world.send(method, f"{path}?foo=1", ADMIN, **body)  # type: ignore[arg-type]
         if path.startswith("/v1/users/me") or path.endswith("logout"):
-            assert error_of(response, 400) in ("unknown parameter: foo", "unknown field: foo")
+            # What takes no body says so before it looks at the query.
+            bad = "field" if path.endswith("logout") else "parameter"
+            assert error_of(response, 400) == f"unknown {bad}: foo"
         else:
             assert error_of(response, 403) == "Account restricted"
     assert world.get("/v1/users/me", ADMIN).json()["state"] == (2 if kind == "ban" else 1)
