@@ -140,7 +140,7 @@ FILTERS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(filters=FILTERS, limit=st.integers(1, 60))
 def test_pages_by_cursor_and_by_offset_are_the_filtered_whole_newest_first(
     conn: psycopg.Connection, filters: Filters, limit: int

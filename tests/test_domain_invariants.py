@@ -288,7 +288,7 @@ def check_stream(history: list[Recorded], stream: str) -> None:
     assert oracle.tiers_follow_each_other(history, stream)
 
 
-@settings(max_examples=300)
+@settings(max_examples=600)
 @given(st.lists(steps, min_size=30, max_size=60))
 def test_no_sequence_of_commands_breaks_a_rule(sequence: list[Step]) -> None:
     world = World()

@@ -6,7 +6,7 @@ from tests.fuzzing import OPERATIONS, Fuzzed
 from tests.http_client import World
 
 # Each is asked by seven askers. `make fuzz` asks for as long as one likes.
-EXAMPLES = 9
+EXAMPLES = 15
 
 
 @pytest.fixture(scope="module")

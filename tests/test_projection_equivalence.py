@@ -59,7 +59,7 @@ def catch_up(conn: psycopg.Connection, ledger: MemoryLedger, limit: int = 1000) 
             pass
 
 
-@settings(parent=slow, max_examples=40)
+@settings(parent=slow, max_examples=60)
 @given(history=histories(), data=st.data())
 def test_every_cut_into_batches_live_or_replayed_gives_the_same_tables(
     conn: psycopg.Connection, history: list[Happened], data: st.DataObject
@@ -78,7 +78,7 @@ def test_every_cut_into_batches_live_or_replayed_gives_the_same_tables(
         assert contents(conn, TABLES) == live
 
 
-@settings(parent=slow, max_examples=40)
+@settings(parent=slow, max_examples=60)
 @given(history=histories())
 def test_the_tables_say_what_the_domain_says(conn: psycopg.Connection, history: list[Happened]) -> None:
     with memory_ledger() as ledger:

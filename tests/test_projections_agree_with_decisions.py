@@ -85,7 +85,7 @@ def _about_bots(number: int, level: int, tier: int) -> list[tuple[Command, Actor
     ]
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(steps(), st.integers(0, 40)), min_size=10, max_size=40), hours)
 def test_states_tiers_levels_and_names_are_the_same_in_decisions_and_in_read_tables(
     script: list[tuple[tuple[Command, Actor], int]], asked: int

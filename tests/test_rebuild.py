@@ -80,7 +80,7 @@ def indexes(conn: psycopg.Connection) -> list[Any]:
     ).fetchall()
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=histories(least=5, most=60))
 def test_a_rebuild_gives_the_tables_that_following_the_ledger_gives(
     conn: psycopg.Connection, database: str, happened: list[Happened]

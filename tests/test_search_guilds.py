@@ -139,7 +139,7 @@ SEARCHES = st.builds(
 MOMENTS = st.sampled_from([at + by for at in TIMES for by in (-SECOND, 0 * SECOND, SECOND)])
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MOMENTS, fragments=st.booleans())
 def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection[Any], search: Search, now: datetime, fragments: bool

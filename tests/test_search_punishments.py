@@ -144,7 +144,7 @@ def expected(conn: psycopg.Connection, search: Search, now: datetime) -> list[Pu
     return sorted(wanted, key=key, reverse=search.sort.startswith("-"))
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MINUTES)
 def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection, search: Search, now: datetime

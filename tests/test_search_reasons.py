@@ -178,7 +178,7 @@ SEARCHES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, hours=st.integers(0, ROWS * 7))
 def test_a_search_for_words_and_fragments_is_the_rule_applied_to_every_reason(
     conn: psycopg.Connection, every: list[Punishment], search: Search, hours: int
@@ -221,7 +221,7 @@ def test_the_words_of_a_search_combine_with_every_filter(
         assert (found.punishments, found.total) == (whole[:limit], len(whole)), search
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES)
 def test_without_pg_trgm_a_search_is_for_whole_words_or_refused(
     conn: psycopg.Connection, every: list[Punishment], search: Search

@@ -147,7 +147,7 @@ SEARCHES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MINUTES, fragments=st.booleans())
 def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection, rows: list[Profile], search: Search, now: datetime, fragments: bool
