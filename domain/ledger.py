@@ -1,6 +1,7 @@
 """The door to the ledger: append, load, read forward. Two stores stand behind it, one contract binds both."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -111,6 +112,11 @@ class Ledger(Protocol):
 
     def head(self) -> int:
         """The last position, 0 for an empty ledger."""
+        ...
+
+    def position_at(self, moment: datetime) -> int:
+        """The last position that was recorded until then (an aware datetime; that very moment included), 0 where
+        nothing was."""
         ...
 
     def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:

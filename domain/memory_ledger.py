@@ -1,6 +1,7 @@
 """A ledger in the memory of one process, for tests and trials: the whole contract, nothing durable."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -108,6 +109,10 @@ class MemoryRecorder(POPOApplicationRecorder):
 
     def last_position(self) -> int:
         return len(self._stored_events)
+
+    def last_position_at(self, moment: datetime) -> int:
+        with self._database_lock:
+            return bisect_right(self._times, moment)
 
     def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
         return {command_id for command_id in command_ids if command_id in self._first_positions}

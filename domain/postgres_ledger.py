@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from itertools import chain
 from threading import Event, Thread
 from time import monotonic, sleep
@@ -145,6 +146,22 @@ _HEADS = """
 """
 # ledger_position
 _LAST = "select coalesce(max(notification_id), 0) from ledger"
+# ledger_position, once for each halving of what is left: recorded_at never goes back, so it needs no index of its own.
+POSITION_AT = """
+    with recursive asked as materialized (select %b::timestamptz as moment), search (lowest, highest) as (
+        select 0::bigint, (select coalesce(max(notification_id), 0) from ledger)
+        union all
+        select case when met.recorded_at <= moment then met.notification_id else lowest end,
+            case when met.recorded_at <= moment then highest else lowest + (highest - lowest + 1) / 2 - 1 end
+        from asked, search left join lateral (
+            select notification_id, recorded_at from ledger
+                where notification_id >= lowest + (highest - lowest + 1) / 2 and notification_id <= highest
+                order by notification_id limit 1
+        ) as met on true
+        where lowest < highest
+    )
+    select lowest from search where lowest = highest
+"""
 # ledger_command
 _COMMANDS = "select command_id from ledger where command_id = any(%b)"
 # One row; the schema is the library's to know.
@@ -272,6 +289,9 @@ class LedgerRecorder(PostgresApplicationRecorder):
 
     def last_position(self) -> int:
         return int(self._rows(_LAST)[0][0])
+
+    def last_position_at(self, moment: datetime) -> int:
+        return int(self._rows(POSITION_AT, moment)[0][0])
 
     def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
         return {row[0] for row in self._rows(_COMMANDS, list(command_ids))}

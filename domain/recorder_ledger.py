@@ -85,6 +85,8 @@ class CommandRecorder(Protocol):
 
     def last_position(self) -> int: ...
 
+    def last_position_at(self, moment: datetime) -> int: ...
+
     def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]: ...
 
 
@@ -216,6 +218,10 @@ class RecorderLedger(Application[str]):
     def head(self) -> int:
         """See ``Ledger.head``."""
         return self.recorder.last_position()
+
+    def position_at(self, moment: datetime) -> int:
+        """See ``Ledger.position_at``."""
+        return self.recorder.last_position_at(moment)
 
     def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
         """See ``Ledger.known_commands``."""

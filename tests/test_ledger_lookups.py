@@ -1,12 +1,15 @@
 """Events by position, by command and by stream and version: what every ledger promises, held against both stores."""
 
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 from modledger.domain.events import ERASED, SubjectErased, UserRegistered, UserWarned
-from modledger.domain.postgres_ledger import AT_ALL, OF_COMMANDS, POSITIONS, PostgresLedger
+from modledger.domain.ledger import VersionConflict
+from modledger.domain.postgres_ledger import AT_ALL, OF_COMMANDS, POSITION_AT, POSITIONS, PostgresLedger
 from modledger.domain.recorder_ledger import RecorderLedger
 from tests.test_ledger_contract import command, erase, event, store, warnings
 
@@ -72,6 +75,40 @@ def test_positions_are_found_by_stream_and_version(store: RecorderLedger) -> Non
     assert store.positions_of([("user:1", 2)]) == {("user:1", 2): known[("user:1", 2)]}
 
 
+def test_a_moment_leads_to_the_last_position_recorded_until_then(store: RecorderLedger) -> None:
+    assert store.position_at(datetime.max.replace(tzinfo=UTC)) == 0
+    store.append(command(event("user:1", 1), event("user:2", 1), event("user:3", 1)))
+    for first in range(2, 40):
+        if first % 3 == 0:
+            # Refused, so that positions may have gaps.
+            with suppress(VersionConflict):
+                store.append(command(event("user:1", 1)))
+        store.append_batch([command(event("user:1", first)), command(event("user:2", first), event("user:3", first))])
+    whole = store.read(0, 1000)
+    for one in whole:
+        for moment in (one.recorded_at - one.recorded_at.resolution, one.recorded_at):
+            until = max((other.position for other in whole if other.recorded_at <= moment), default=0)
+            assert store.position_at(moment) == until
+            assert store.position_at(moment.astimezone(timezone(timedelta(hours=5)))) == until
+    assert store.position_at(datetime.max.replace(tzinfo=UTC)) == store.head()
+    assert store.position_at(datetime.min.replace(tzinfo=UTC)) == 0
+
+
+def test_a_moment_is_found_across_gaps_between_positions(database: str, ledger: PostgresLedger) -> None:
+    found = []
+    with psycopg.connect(database, autocommit=True) as connection:
+        for version, gap in enumerate((0, 1, 5, 90, 1, 2**40, 0, 7), 1):
+            for _ in range(min(gap, 90)):
+                connection.execute("select nextval(pg_get_serial_sequence('ledger', 'notification_id'))")
+            if gap > 90:
+                connection.execute("select setval(pg_get_serial_sequence('ledger', 'notification_id'), %s)", (gap,))
+            found += warnings(ledger, "user:1", version, version)
+    for one in found:
+        assert ledger.position_at(one.recorded_at) == one.position
+        before = [other.position for other in found if other.recorded_at < one.recorded_at]
+        assert ledger.position_at(one.recorded_at - one.recorded_at.resolution) == max(before, default=0)
+
+
 def test_what_this_program_cannot_read_is_left_out_and_holds_up_nothing(database: str, ledger: PostgresLedger) -> None:
     first, newer, damaged, last = warnings(ledger, "user:1", 1, 4)
     with psycopg.connect(database, autocommit=True) as connection:
@@ -88,6 +125,7 @@ def test_what_this_program_cannot_read_is_left_out_and_holds_up_nothing(database
         (AT_ALL, ["ledger_position", "subject_keys_pkey"]),
         (OF_COMMANDS, ["ledger_command", "ledger_position", "subject_keys_pkey"]),
         (POSITIONS, ["ledger_pkey"]),
+        (POSITION_AT, ["ledger_position"]),
     ],
 )
 def test_each_look_up_goes_by_the_index_that_it_names(
@@ -100,6 +138,8 @@ def test_each_look_up_goes_by_the_index_that_it_names(
         arguments = [[one.command_id for one in stored[:20]]]
     elif statement is POSITIONS:
         arguments = [[f"user:{n}" for n in range(1, 21)], [1] * 20]
+    elif statement is POSITION_AT:
+        arguments = [datetime.now(UTC)]
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("analyze ledger")
         connection.execute("analyze subject_keys")
