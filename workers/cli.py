@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -176,6 +177,7 @@ def migrate_command() -> None:
     from modledger.projections.catalog import PROJECTORS
     from modledger.projections.rebuild import ReplayAborted, ReplayFailed
     from modledger.workers.replay import Stopped, rebuild_outdated
+    from modledger.workers.replay_progress import of_catch_up, watched
     from modledger.workers.runner import catch_up
 
     settings = _settings()
@@ -190,7 +192,9 @@ def migrate_command() -> None:
                 rebuilt = rebuild_outdated(ledger, conninfo, PROJECTORS, stop)
             except (ReplayAborted, ReplayFailed, Stopped) as error:
                 raise Failure(error, 1) from error
-            catch_up(ledger, conninfo, PROJECTORS)
+            # What was missing is empty until now.
+            with watched("read tables", partial(of_catch_up, conninfo, ledger, PROJECTORS)):
+                catch_up(ledger, conninfo, PROJECTORS)
     if rebuilt:
         click.echo(f"rebuilt the read tables of {', '.join(rebuilt)}")
     click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")

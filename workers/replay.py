@@ -6,26 +6,26 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import msgspec
 import psycopg
 import structlog
 
 from modledger.domain.ledger import Ledger
 from modledger.projections.catalog import create_missing, replaceable
-from modledger.projections.projector import Projector, checkpoint, fingerprint
+from modledger.projections.projector import Projector, fingerprint
 from modledger.projections.rebuild import (
     ACTIVE,
     Replay,
     abort,
-    beside,
     create_replay,
     drop,
     place_of,
     replays,
 )
 from modledger.projections.rebuild_steps import finish, fold_parts, promote
+from modledger.workers.replay_progress import of_rebuild, watched
 from modledger.workers.turn import wait_for_turn
 
 log = structlog.get_logger()
@@ -33,14 +33,6 @@ log = structlog.get_logger()
 
 class Stopped(Exception):
     """Told to stop before the end; what is done is kept, and the same command goes on from there."""
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a rebuild is: ``done`` of ``total`` in what it is at; both 0 where nobody can tell."""
-
-    stage: str
-    done: int
-    total: int
 
 
 def run_replay(
@@ -94,35 +86,14 @@ def _helpers(projector: str, count: int) -> Iterator[None]:
             helper.wait()
 
 
-def progress(conninfo: str, ledger: Ledger, projector: str) -> Progress:
-    """How far the rebuild is now."""
-    with beside(conninfo, projector) as (conn, place):
-        found = replays(conn, place, projector)
-        if not found:
-            return Progress(stage="not begun", done=0, total=0)
-        [one] = found
-        if one.state == "replaying" and one.folded and one.derived_rows:
-            return Progress(stage="counting", done=one.derived_rows, total=one.rows)
-        if one.state == "replaying" and one.folded:
-            return Progress(stage="making indexes", done=0, total=0)
-        if one.state == "replaying":
-            return Progress(stage="folding", done=min(one.passed, one.total), total=one.total)
-        if one.state == "catching_up":
-            head = ledger.head()
-            reached = checkpoint(conn, projector)
-            if reached < head:
-                return Progress(stage="catching up", done=reached, total=head)
-            return Progress(stage="comparing", done=0, total=0)
-        return Progress(stage=one.state, done=0, total=0)
-
-
 def rebuild_outdated(
     ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event
 ) -> list[str]:
     """Rebuilds the read models whose tables another version of the program made, beside those tables, and puts them in
     their place: processes of the other version go on with theirs until that moment. Answers their names.
 
-    Goes on where an earlier call was killed; of two calls at once the second waits. Raises as ``run_replay``.
+    Goes on where an earlier call was killed; of two calls at once the second waits. Tells on standard error how far it
+    is. Raises as ``run_replay``.
     """
     rebuilt = []
     with psycopg.connect(conninfo, autocommit=True, application_name="modledger migrate") as connection:
@@ -133,7 +104,8 @@ def rebuild_outdated(
                 continue
             log.info("rebuilding the read tables of another version", projector=projector.name)
             if _begin(connection, conninfo, projector, ledger):
-                run_replay(ledger, conninfo, projector, stop)
+                with watched(projector.name, partial(of_rebuild, conninfo, ledger, projector.name)):
+                    run_replay(ledger, conninfo, projector, stop)
                 if stop.is_set():
                     raise Stopped(f"the rebuild of {projector.name} was stopped: migrate again to go on")
                 promote_replay(ledger, conninfo, projector, stop)

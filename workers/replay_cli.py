@@ -5,29 +5,16 @@ Exit statuses: 0 done, 1 it cannot be done now, 2 the call does not fit; then no
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import click
 import psycopg
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 from rich.table import Table
-from rich.text import Text
 
-from modledger.domain.ledger import LedgerUnavailable
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import Projector
@@ -44,12 +31,9 @@ from modledger.projections.rebuild import (
 )
 from modledger.projections.rebuild_steps import fold_parts
 from modledger.workers.opening import Failure, installation, open_ledger
-from modledger.workers.replay import Progress, Stopped, progress, promote_replay, run_replay
+from modledger.workers.replay import Stopped, promote_replay, run_replay
+from modledger.workers.replay_progress import of_rebuild, watched
 from modledger.workers.stopping import stop_on_signals
-
-T = TypeVar("T")
-# Between two lines where nobody can watch a bar, and between two looks where somebody can.
-LINE_SECONDS, LOOK_SECONDS = 10.0, 0.5
 
 
 def projector_of(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Projector[Any] | None:
@@ -96,9 +80,8 @@ def run(projection: Projector[Any], processes: int, fold_only: bool) -> None:
 def _run(
     ledger: PostgresLedger, conninfo: str, projection: Projector[Any], processes: int, stop: threading.Event
 ) -> None:
-    found = _watched(
-        lambda: run_replay(ledger, conninfo, projection, stop, processes=processes), ledger, conninfo, projection.name
-    )
+    with watched(projection.name, partial(of_rebuild, conninfo, ledger, projection.name)):
+        found = run_replay(ledger, conninfo, projection, stop, processes=processes)
     if found.state == "replaying":
         raise Stopped(f"the rebuild of {projection.name} was stopped: run it again to go on")
     click.echo(f"{projection.name}: {found.state}" + (f", {found.note}" if found.note else ""))
@@ -182,69 +165,3 @@ def _refusing() -> Iterator[None]:
         raise Failure(error, 2) from error
     except (ReplayFailed, ReplayAborted, Stopped) as error:
         raise Failure(error, 1) from error
-
-
-class _Rate(ProgressColumn):
-    """Done per second."""
-
-    def render(self, task: Task) -> Text:
-        """``1,234/s``, nothing before there is a rate."""
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
-
-
-def _watched(work: Callable[[], T], ledger: PostgresLedger, conninfo: str, projector: str) -> T:
-    """What ``work`` answers or raises; meanwhile a bar on a terminal, else a line every ten seconds."""
-    over = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
-    watcher = threading.Thread(target=show, args=(ledger, conninfo, projector, over), name="progress", daemon=True)
-    watcher.start()
-    try:
-        return work()
-    finally:
-        over.set()
-        watcher.join()
-
-
-def _look(ledger: PostgresLedger, conninfo: str, projector: str, before: str) -> Progress:
-    try:
-        return progress(conninfo, ledger, projector)
-    except (psycopg.Error, LedgerUnavailable):
-        # Who does the work tells what is wrong.
-        return Progress(stage=before or "connecting", done=0, total=0)
-
-
-def _lines(ledger: PostgresLedger, conninfo: str, projector: str, over: threading.Event) -> None:
-    before, done = "", 0
-    while not over.wait(LINE_SECONDS):
-        now = _look(ledger, conninfo, projector, before)
-        line = f"{projector}: {now.stage}"
-        if now.total:
-            line += f" {now.done:,} of {now.total:,}"
-            rate = (now.done - done) / LINE_SECONDS if now.stage == before else 0
-            if rate > 0:
-                line += f", {rate:,.0f}/s, {(now.total - now.done) / rate:,.0f} s left"
-        before, done = now.stage, now.done
-        click.echo(line, err=True)
-
-
-def _bar(ledger: PostgresLedger, conninfo: str, projector: str, over: threading.Event) -> None:
-    columns = (
-        SpinnerColumn(),
-        TextColumn(f"{projector}: {{task.description}}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        stage, task = "", TaskID(0)
-        while True:
-            now = _look(ledger, conninfo, projector, stage)
-            if now.stage != stage:
-                if stage:
-                    bar.remove_task(task)
-                stage, task = now.stage, bar.add_task(now.stage, total=None)
-            bar.update(task, completed=now.done, total=now.total or None)
-            if over.wait(LOOK_SECONDS):
-                return

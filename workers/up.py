@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -33,6 +34,7 @@ from modledger.workers.master_key import master_key
 from modledger.workers.migrate import migrate
 from modledger.workers.port import require_free_port
 from modledger.workers.replay import Stopped, rebuild_outdated
+from modledger.workers.replay_progress import of_catch_up, watched
 from modledger.workers.runner import catch_up
 
 READY_SECONDS = 60
@@ -67,7 +69,8 @@ def up(settings: Settings, stop: threading.Event) -> None:
             except (ReplayAborted, ReplayFailed) as error:
                 raise UpError(str(error)) from error
             # So that the first answer is the right one, also after tables were made anew.
-            catch_up(ledger, conninfo, PROJECTORS)
+            with watched("read tables", partial(of_catch_up, conninfo, ledger, PROJECTORS)):
+                catch_up(ledger, conninfo, PROJECTORS)
             jars = _log_in_demo_roles(settings, ledger, conninfo) if demo.is_loaded(ledger) else None
             with processes(settings) as children:
                 _wait_until_ready(settings, children, stop)
