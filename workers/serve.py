@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 import uvloop
@@ -11,6 +13,7 @@ from granian.server.embed import Server
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http.app import create_app
+from modledger.http.services import utc_now
 from modledger.workers.database import database
 from modledger.workers.master_key import master_key
 from modledger.workers.migrate import require_migrated
@@ -19,15 +22,16 @@ from modledger.workers.port import require_free_port
 log = structlog.get_logger()
 
 
-def serve(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM; requests in hand are answered first. Raises what opening the database raises."""
+def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
+    """Serves until SIGINT or SIGTERM; requests in hand are answered first. ``clock`` tells the time of every rule.
+    Raises what opening the database raises."""
     require_free_port(settings.host, settings.port)
     with database(settings) as conninfo:
         require_migrated(conninfo)
         key = master_key(settings, conninfo)
         # The server could only say that its application did not start; this says why.
         PostgresLedger(conninfo, key, connections=1).close()
-        app = create_app(settings, conninfo=conninfo, master_key=key)
+        app = create_app(settings, conninfo=conninfo, master_key=key, clock=clock)
         # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
         # the port; the embedded one is as fast (docs/architecture.md) and is this process.
         server = Server(
