@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, dict_row, tuple_row
 from psycopg_pool import PoolClosed
 
+from modledger.domain.append_counts import AppendCounts
 from modledger.domain.group_commit import GroupCommit, NotAnswered
 from modledger.domain.ledger import Append, Appended, LedgerUnavailable
 from modledger.domain.mapper import Row, StoredCommand
@@ -182,6 +183,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
     def __init__(self, datastore: PostgresDatastore) -> None:
         super().__init__(datastore, events_table_name="ledger")
         self._group = GroupCommit(self._append_group)
+        self.counts = AppendCounts()
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:  # noqa: ARG002
         raise TypeError("events enter the ledger through append: they need a command id and expected versions")
@@ -192,6 +194,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
             return self._group.submit(command, PATIENCE)
         except (NotAnswered, psycopg.Error):
             # Whatever befell the group, each of it goes on alone: a command that was committed is recognised by its id.
+            self.counts.sent_alone()
             try:
                 return self._reach(lambda connection: self._append(connection, [command])[0], give_up)
             except psycopg.errors.UniqueViolation:
@@ -239,7 +242,8 @@ class LedgerRecorder(PostgresApplicationRecorder):
             # What stands in the way may be this very batch: committed at the first try, its answer lost.
             command_ids = {command.command_id for command in commands}
             if self.commands_among(list(command_ids)) == command_ids:
-                return None
+                in_the_way = None
+        self.counts.batch(len(commands), 0 if in_the_way else len(events))
         return in_the_way
 
     def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]:
@@ -326,7 +330,9 @@ class LedgerRecorder(PostgresApplicationRecorder):
         ]
         with connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(_APPEND, arguments, prepare=True)
-            return [Outcome(kind, positions or (), at) for kind, positions, at in cursor.fetchall()]
+            outcomes = [Outcome(kind, positions or (), at) for kind, positions, at in cursor.fetchall()]
+        self.counts.call(outcomes)
+        return outcomes
 
     def _rows(self, query: str, *arguments: Any) -> list[TupleRow]:
         def ask(connection: psycopg.Connection[Any]) -> list[TupleRow]:
@@ -353,6 +359,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
             except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction) as error:
                 if monotonic() + 0.1 > give_up:
                     raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
+                self.counts.reconnected()
                 # One connection found dead means that its idle neighbours are dead as well.
                 pool.check()
                 sleep(0.1)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+AccessLog = Literal["all", "changes", "none"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PREFIX = "MODLEDGER_"
@@ -49,7 +50,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     geoip_database: Path | None = None
     read_connections: int = 4
     write_connections: int = 8
+    drain_seconds: int = 2
     log_level: LogLevel = "info"
+    access_log: AccessLog = "all"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     demo: bool = True
 
     def __repr__(self) -> str:
@@ -158,6 +163,12 @@ def _read_log_level(text: str) -> LogLevel:
     if text not in ("debug", "info", "warning", "error"):
         raise ValueError
     return cast("LogLevel", text)
+
+
+def _read_access_log(text: str) -> AccessLog:
+    if text not in ("all", "changes", "none"):
+        raise ValueError
+    return cast("AccessLog", text)
 
 
 _HOST_NAME = re.compile(
@@ -380,6 +391,31 @@ _SETTINGS = (
         _integer_between(1, 64),
         "PostgreSQL connections for commands, for each HTTP process",
     ),
+    _Setting(
+        "drain_seconds",
+        "an integer between 0 and 60",
+        _integer_between(0, 60),
+        "how long an HTTP process told to stop goes on, its /health/ready answering 503; `modledger up` makes it 0",
+    ),
     _Setting("log_level", "debug, info, warning or error", _read_log_level, "the least that is logged"),
+    _Setting(
+        "access_log",
+        "all, changes or none",
+        _read_access_log,
+        "which requests have a line in the log: changes leaves out reads that were answered, none leaves out all",
+    ),
+    _Setting(
+        "metrics_host",
+        "an IP address or a host name",
+        _read_host,
+        "the address that /metrics is served on; whoever reaches it may read it (docs/operate.md)",
+    ),
+    _Setting(
+        "metrics_port",
+        "an integer between 1 and 65534",
+        _integer_between(1, 65534),
+        "the TCP port of /metrics of this process; with `modledger up` that of `serve`, and `work` takes the next",
+        default="none: no metrics",
+    ),
     _Setting("demo", "true or false", _read_boolean, "whether `modledger up` loads the demo data into an empty ledger"),
 )

@@ -39,7 +39,11 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         geoip_database=None,
         read_connections=4,
         write_connections=8,
+        drain_seconds=2,
         log_level="info",
+        access_log="all",
+        metrics_host="127.0.0.1",
+        metrics_port=None,
         demo=True,
     )
 
@@ -64,7 +68,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
             "MODLEDGER_GEOIP_DATABASE": "/srv/GeoLite2-City.mmdb",
             "MODLEDGER_READ_CONNECTIONS": "64",
             "MODLEDGER_WRITE_CONNECTIONS": "1",
+            "MODLEDGER_DRAIN_SECONDS": "60",
             "MODLEDGER_LOG_LEVEL": "debug",
+            "MODLEDGER_ACCESS_LOG": "changes",
+            "MODLEDGER_METRICS_HOST": "10.0.0.7",
+            "MODLEDGER_METRICS_PORT": "9464",
             "MODLEDGER_DEMO": "false",
         },
         is_program=lambda path: path in {Path("/opt/pg/bin/postgres"), Path("/opt/pg/bin/initdb")},
@@ -87,7 +95,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
         geoip_database=Path("/srv/GeoLite2-City.mmdb"),
         read_connections=64,
         write_connections=1,
+        drain_seconds=60,
         log_level="debug",
+        access_log="changes",
+        metrics_host="10.0.0.7",
+        metrics_port=9464,
         demo=False,
     )
 
