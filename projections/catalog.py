@@ -14,6 +14,7 @@ from modledger.projections import (
     ownerships,
     permission_history,
     profile,
+    punishment_history,
     punishments,
     subscription_history,
     user_names,
@@ -30,6 +31,7 @@ PROJECTORS: Final[tuple[Projector[Any], ...]] = (
     audit_log.PROJECTOR,
     user_names.PROJECTOR,
     ownerships.PROJECTOR,
+    punishment_history.PROJECTOR,
 )
 
 # Any number that no other advisory lock of ours has.

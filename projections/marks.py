@@ -1,12 +1,13 @@
 """Which punishments bear a word, an issuer, a guild, a type, a week, or are open: one bit for each, so that what has
 several of these in common is found and counted without a look at the punishments.
 
-A *mark* is a kind, a value of that kind and the id of a punishment. Ids are positions of the ledger; ``SPAN`` of them
-in a row share a line of the table, in which each has its bit. Counting what has two marks in ten million punishments
-reads a few thousand lines for each of the two; by the rows themselves it would be a million.
+A *mark* is a kind, a value of that kind and the id of a punishment; in a table of its own, the position of a wording of
+one (punishment_versions.py). Ids are positions of the ledger; ``SPAN`` of them in a row share a line of the table, in
+which each has its bit. Counting what has two marks in ten million punishments reads a few thousand lines for each of
+the two; by the rows themselves it would be a million.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -18,21 +19,31 @@ SPAN: Final = 2048
 
 # The kinds. A word's value is ``reason_words.word``; of OPEN there is one value, 0; of WEEK it is ``weeks.week``.
 WORD, ISSUER, GUILD, TYPE, OPEN, WEEK = range(6)
+# Of wordings only (punishment_versions.py): values are weeks, or buckets of positions.
+SINCE, REPLACED_KNOWN, REPLACED_DATED, ENDED_KNOWN, ENDED_DATED, EXPIRES = range(6, 12)
+# A bucket is this many positions: whole lines, so that all marks below one are those of whole lines.
+BUCKET: Final = 8 * SPAN
 
 Mark = tuple[int, int, int]
 
-TABLE = Table(
-    name="punishment_marks",
-    columns={
-        "kind": "smallint not null",
-        "value": "bigint not null",
-        "span": "bigint not null",
-        "bits": f"bit({SPAN}) not null",
-    },
-    primary_key=("kind", "value", "span"),
-    indexes={},
-    options="with (fillfactor = 85)",
-)
+
+def table(name: str) -> Table:
+    """A table of marks."""
+    return Table(
+        name=name,
+        columns={
+            "kind": "smallint not null",
+            "value": "bigint not null",
+            "span": "bigint not null",
+            "bits": f"bit({SPAN}) not null",
+        },
+        primary_key=("kind", "value", "span"),
+        indexes={},
+        options="with (fillfactor = 85)",
+    )
+
+
+TABLE = table("punishment_marks")
 
 _BITS = f"""
     select kind, value, id / {SPAN} as span, bit_or(set_bit(0::bit({SPAN}), mod(id, {SPAN})::int, 1)) as bits
@@ -41,33 +52,33 @@ _BITS = f"""
 """  # noqa: S608
 
 
-# punishment_marks_pkey, all three.
+# The primary key, all three.
 _SET = f"""
-    insert into punishment_marks as m (kind, value, span, bits) {_BITS}
+    insert into {{table}} as m (kind, value, span, bits) {_BITS}
     on conflict (kind, value, span) do update set bits = m.bits | excluded.bits
 """
 _FORGET = f"""
-    delete from punishment_marks m using ({_BITS}) n
+    delete from {{table}} m using ({_BITS}) n
     where m.kind = n.kind and m.value = n.value and m.span = n.span and m.bits & ~n.bits = 0::bit({SPAN})
 """  # noqa: S608
 _CLEAR = f"""
-    update punishment_marks m set bits = m.bits & ~n.bits from ({_BITS}) n
+    update {{table}} m set bits = m.bits & ~n.bits from ({_BITS}) n
     where m.kind = n.kind and m.value = n.value and m.span = n.span
 """  # noqa: S608
 
 
-def write(cursor: Cursor, set_: Sequence[Mark], cleared: Sequence[Mark]) -> None:
+def write(cursor: Cursor, set_: Collection[Mark], cleared: Collection[Mark], of: Table = TABLE) -> None:
     """Sets and clears these bits; no mark may be among both. A line without any is forgotten: its word may have been
     erased, and a digest of a word can be guessed."""
     for marks, statement in ((set_, _SET), (cleared, _FORGET), (cleared, _CLEAR)):
         if marks:
             found = [{"kind": kind, "value": value, "id": id_} for kind, value, id_ in marks]
-            cursor.execute(statement, (msgspec.json.encode(found).decode(),))
+            cursor.execute(statement.format(table=of.name).encode(), (msgspec.json.encode(found).decode(),))
 
 
-def marked(kind: int, value: int) -> str:
-    """SQL for (span, bits): those that have the mark. punishment_marks_pkey"""
-    return f"select span, bits from punishment_marks where kind = {kind:d} and value = {value:d}"  # noqa: S608
+def marked(kind: int, value: int, of: Table = TABLE) -> str:
+    """SQL for (span, bits): those that have the mark. The primary key"""
+    return f"select span, bits from {of.name} where kind = {kind:d} and value = {value:d}"  # noqa: S608
 
 
 def ids(of: str) -> str:

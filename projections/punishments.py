@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -110,12 +110,15 @@ ISSUES: Mapping[type[events.Event], int] = {
     events.UserBanned: BAN,
     events.GuildBlacklisted: GUILD_BLACKLIST,
 }
-_ENDINGS: Mapping[type[events.Event], EndingKind] = {
+AMENDED: Final = 0
+_WORDINGS: Mapping[type[events.Event], int] = {**ISSUES, events.PunishmentAmended: AMENDED}
+_ENDINGS: Mapping[type[events.Event], EndingKind | Literal["erased"]] = {
     events.PunishmentLapsed: "lapsed",
     events.PunishmentLifted: "lifted",
     events.PunishmentVoided: "voided",
     events.PunishmentOverturned: "overturned",
     events.PunishmentSuperseded: "superseded",
+    events.SubjectErased: "erased",
 }
 
 
@@ -125,57 +128,94 @@ def touches(recorded: Recorded) -> Key | None:
     return (recorded.stream, getattr(recorded.event, "number", recorded.version))
 
 
-def fold(rows: Mapping[Key, Punishment], recorded: Recorded) -> Sequence[Punishment]:
-    event, at, version = recorded.event, recorded.occurred_at, recorded.version
-    if isinstance(event, events.SubjectErased):
-        return [
-            msgspec.structs.replace(row, reason=events.ERASED, reason_key="", version=version) for row in rows.values()
-        ]
-    kind = ISSUES.get(type(event))
-    if kind is not None:
-        return (_issued(recorded, kind),)
-    row = rows[(recorded.stream, event.number)]  # type: ignore[attr-defined]
-    changes: dict[str, Any] = {"version": version, "updated_at": max(row.updated_at, at)}
-    if isinstance(event, events.PunishmentAmended):
-        changes |= {
-            "reason": event.reason,
-            "reason_key": reason_words.key(event.reason),
-            "expires_at": event.expires_at,
-        }
-        changes["due_at"] = event.expires_at if row.open else None
-    elif isinstance(event, events.PunishmentLapsed):
-        changes |= {"open": False, "due_at": None, "ended_kind": "lapsed"}
-    else:
-        ended = _ENDINGS[type(event)]
-        changes |= {"open": False, "due_at": None, "ended_kind": ended}
-        changes |= {"lifted_at": at, "lifted_by": recorded.actor.user_id}
-    return (msgspec.structs.replace(row, **changes),)
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """What an event does to a punishment. ``what``: the type of one that is issued, 0 for an amendment, else how it
+    ended, or that its text was erased. ``reason`` and ``expires_at`` only of the first two, ``by`` the Discord id of
+    the user who acted."""
+
+    position: int
+    version: int
+    at: datetime
+    what: int | EndingKind | Literal["erased"]
+    by: int | None = None
+    reason: str | None = None
+    expires_at: datetime | None = None
 
 
-def _issued(recorded: Recorded, kind: int) -> Punishment:
-    of, _, subject_id = recorded.stream.partition(":")
-    expires_at = getattr(recorded.event, "expires_at", None)
-    reason: str = recorded.event.reason  # type: ignore[attr-defined]
+def change_of(recorded: Recorded) -> Change:
+    """Raises KeyError for an event of a topic that is not the projector's."""
+    event = recorded.event
+    kind = _WORDINGS.get(type(event))
+    if kind is None:
+        what: Any = _ENDINGS[type(event)]
+        return Change(recorded.position, recorded.version, recorded.occurred_at, what, recorded.actor.user_id)
+    reason: str = event.reason  # type: ignore[attr-defined]
+    expires_at = getattr(event, "expires_at", None)
+    by = recorded.actor.user_id
+    return Change(recorded.position, recorded.version, recorded.occurred_at, kind, by, reason, expires_at)
+
+
+def step(row: Punishment | None, stream: str, change: Change) -> Punishment:
+    """The punishment after the change; ``row`` is None before it is issued. Also of the past and of its history
+    (punishment_versions.py)."""
+    what, at = change.what, change.at
+    if row is None:
+        return _issued(stream, change)
+    if what == "erased":
+        return msgspec.structs.replace(row, reason=events.ERASED, reason_key="", version=change.version)
+    updated_at = max(row.updated_at, at)
+    if what == AMENDED:
+        reason, expires_at = change.reason, change.expires_at
+        assert reason is not None
+        return msgspec.structs.replace(
+            row,
+            reason=reason,
+            reason_key=reason_words.key(reason),
+            expires_at=expires_at,
+            due_at=expires_at if row.open else None,
+            version=change.version,
+            updated_at=updated_at,
+        )
+    ended: dict[str, Any] = {} if what == "lapsed" else {"lifted_at": at, "lifted_by": change.by}
+    return msgspec.structs.replace(
+        row, open=False, due_at=None, ended_kind=what, version=change.version, updated_at=updated_at, **ended
+    )
+
+
+def _issued(stream: str, change: Change) -> Punishment:
+    of, _, subject_id = stream.partition(":")
+    reason, kind = change.reason, change.what
+    assert reason is not None
+    assert isinstance(kind, int)
     return Punishment(
-        stream=recorded.stream,
-        number=recorded.version,
-        id=recorded.position,
+        stream=stream,
+        number=change.version,
+        id=change.position,
         user_id=int(subject_id) if of == "user" else None,
         guild_id=int(subject_id) if of == "guild" else None,
         type=kind,
         reason=reason,
         reason_key=reason_words.key(reason),
-        issued_by=recorded.actor.user_id,
-        expires_at=expires_at,
+        issued_by=change.by,
+        expires_at=change.expires_at,
         open=True,
-        due_at=expires_at,
+        due_at=change.expires_at,
         ended_kind=None,
         lifted_at=None,
         lifted_by=None,
-        version=recorded.version,
-        created_at=recorded.occurred_at,
-        updated_at=recorded.occurred_at,
+        version=change.version,
+        created_at=change.at,
+        updated_at=change.at,
     )
+
+
+def fold(rows: Mapping[Key, Punishment], recorded: Recorded) -> Sequence[Punishment]:
+    event, stream, change = recorded.event, recorded.stream, change_of(recorded)
+    if change.what == "erased":
+        return [step(row, stream, change) for row in rows.values()]
+    if type(event) in ISSUES:
+        return (step(None, stream, change),)
+    return (step(rows[(stream, event.number)], stream, change),)  # type: ignore[attr-defined]
 
 
 def derive(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
@@ -259,11 +299,7 @@ PROJECTOR = Projector(
     table=TABLE,
     row=Punishment,
     key=("stream", "number"),
-    topics=frozenset(
-        topic
-        for topic, event in events.EVENTS.items()
-        if event in ISSUES or event in _ENDINGS or event in (events.PunishmentAmended, events.SubjectErased)
-    ),
+    topics=frozenset(topic for topic, event in events.EVENTS.items() if event in _WORDINGS or event in _ENDINGS),
     makes=frozenset(topic for topic, event in events.EVENTS.items() if event in ISSUES),
     touches=touches,
     fold=fold,

@@ -17,24 +17,30 @@ from modledger.projections.fragments import code
 from modledger.projections.profile import name_key
 from modledger.projections.projector import Cursor, Table
 
-# A word's number and not the word is the key, because a word of 512 characters is too long for an index.
-TABLE = Table(
-    name="reason_words",
-    columns={
-        "word": "bigint not null",
-        "bare": "bigint not null",
-        "code": "text not null",
-        "punishments": "bigint not null",
-        # The sum of their ids: where it is one, its id. So a fragment of ten thousand links, each of its own, is
-        # looked up in one place and not in ten thousand.
-        "ids": "bigint not null",
-    },
-    primary_key=("word",),
-    indexes={"reason_words_bare": "(bare)"},
-    # Without a pending list, which every search would have to read: few words are new.
-    fragments={"reason_words_code": "using gin (code gin_trgm_ops) with (fastupdate = off)"},
-    options="with (fillfactor = 85)",
-)
+
+def table(name: str) -> Table:
+    """A table of words."""
+    # A word's number and not the word is the key, because a word of 512 characters is too long for an index.
+    return Table(
+        name=name,
+        columns={
+            "word": "bigint not null",
+            "bare": "bigint not null",
+            "code": "text not null",
+            "punishments": "bigint not null",
+            # The sum of their ids: where it is one, its id. So a fragment of ten thousand links, each of its own, is
+            # looked up in one place and not in ten thousand.
+            "ids": "bigint not null",
+        },
+        primary_key=("word",),
+        indexes={f"{name}_bare": "(bare)"},
+        # Without a pending list, which every search would have to read: few words are new.
+        fragments={f"{name}_code": "using gin (code gin_trgm_ops) with (fastupdate = off)"},
+        options="with (fillfactor = 85)",
+    )
+
+
+TABLE = table("reason_words")
 
 _AROUND = re.compile(r"^[\W_]+|[\W_]+$")
 
@@ -61,7 +67,7 @@ def key(reason: str) -> str:
     return f" {' '.join(map(code, dict.fromkeys([*found, *map(bare, found)])))} " if found else ""
 
 
-def count(cursor: Cursor, made: Iterable[tuple[str, int]], gone: Iterable[tuple[str, int]]) -> None:
+def count(cursor: Cursor, made: Iterable[tuple[str, int]], gone: Iterable[tuple[str, int]], of: Table = TABLE) -> None:
     """Brings the table along with what reasons bear and bear no more: words, each with the id of the punishment. A word
     that none bears is forgotten, because it may have been erased."""
     deltas: dict[str, list[int]] = {}
@@ -76,15 +82,18 @@ def count(cursor: Cursor, made: Iterable[tuple[str, int]], gone: Iterable[tuple[
         if delta or ids
     ]
     if changes:
-        # reason_words_pkey
+        # The primary key.
         cursor.execute(
-            "insert into reason_words as w (word, bare, code, punishments, ids)"
-            " select word, bare, code, punishments, ids from json_populate_recordset(null::reason_words, %s)"
+            f"insert into {of.name} as w (word, bare, code, punishments, ids)"  # noqa: S608
+            f" select word, bare, code, punishments, ids from json_populate_recordset(null::{of.name}, %s)"
             " on conflict (word) do update"
-            " set punishments = w.punishments + excluded.punishments, ids = w.ids + excluded.ids",
+            " set punishments = w.punishments + excluded.punishments, ids = w.ids + excluded.ids".encode(),
             (msgspec.json.encode(changes).decode(),),
         )
     lost = [change["word"] for change in changes if change["punishments"] < 0]  # type: ignore[operator]
     if lost:
-        # reason_words_pkey
-        cursor.execute("delete from reason_words where word = any(%s) and punishments <= 0", (lost,))
+        # The primary key.
+        cursor.execute(
+            f"delete from {of.name} where word = any(%s) and punishments <= 0".encode(),  # noqa: S608
+            (lost,),
+        )
