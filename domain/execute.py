@@ -1,17 +1,18 @@
 """From a command to the ledger: load what the decision reads, decide, append; again when somebody was faster."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID, uuid5
 
 import msgspec
 
 from modledger.domain.commands import Command, Context, EraseSubject
 from modledger.domain.decide import decide, needed, target_of
-from modledger.domain.envelope import NewEvent, Recorded, Subject, subject_of
+from modledger.domain.envelope import NewEvent, Recorded, Subject
 from modledger.domain.facts import Decided, Facts
+from modledger.domain.kept_states import Folded, KeptStates, load_folded
 from modledger.domain.ledger import Append, Ledger, VersionConflict
 from modledger.domain.refusals import Conflict, Refused
-from modledger.domain.subjects import State, evolve, fold
+from modledger.domain.subjects import State, evolve, fold, fork
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,50 +42,61 @@ def event_id(command_id: UUID, index: int) -> UUID:
     return uuid5(command_id, str(index))
 
 
-def execute(ledger: Ledger, command: Command, context: Context) -> Outcome:
+def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates | None = None) -> Outcome:
     """Carries out one command, exactly once for its command id however often it is called.
 
-    Raises Refused when the rules do not allow it and LedgerUnavailable when the store cannot be reached or did not
-    answer; then the same call may be made again. Concurrent changes of a stream that the decision read make it decide
-    again, for as long as others keep succeeding.
+    With ``kept`` only those events are loaded that came since the last command on the same streams. Raises Refused when
+    the rules do not allow it and LedgerUnavailable when the store cannot be reached or did not answer; then the same
+    call may be made again. Concurrent changes of a stream that the decision read make it decide again, for as long as
+    others keep succeeding.
     """
+    kept = KeptStates() if kept is None else kept
     target = target_of(command)
+    stream = str(target)
     while True:
-        histories, states = _load(ledger, command, context)
-        before = _events_of(context.command_id, histories[str(target)])
-        if before:
-            return _outcome(target, histories[str(target)], before, duplicate=True)
+        folded, known = _load(ledger, command, context, kept)
+        if known == stream:
+            history = ledger.load([stream])[stream]
+            if before := _events_of(context.command_id, history):
+                return _outcome(target, history, before, duplicate=True)
+        states = _states(folded)
         decided = decide(command, Facts(context, states))
         if not decided:
-            return Outcome(events=(), duplicate=False, subject=states[str(target)])
+            return Outcome(events=(), duplicate=False, subject=states[stream])
         append = _append(command, context, decided, states)
         try:
             appended = ledger.append(append)
         except VersionConflict:
             continue
         if appended.duplicate:
-            if appended.events[0].stream != str(target):
+            if appended.events[0].stream != stream:
                 raise Conflict("This command id already belongs to another command")
             continue
-        state = states[str(target)]
-        for happened in appended.events:
-            evolve(state, happened)
-        return Outcome(events=appended.events, duplicate=False, subject=state)
+        now = folded[stream].and_then(appended.events)
+        if append.erase:
+            # Or what was kept before the erasure would stand here until the next command.
+            kept.forget([stream])
+        else:
+            kept.keep({stream: now})
+        return Outcome(events=appended.events, duplicate=False, subject=now.state)
 
 
-def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> list[Decision]:
+def execute_batch(
+    ledger: Ledger, items: Sequence[tuple[Command, Context]], kept: KeptStates | None = None
+) -> list[Decision]:
     """Carries out many commands in one transaction, in order, each deciding on what those before it did.
 
     A refused command leaves the others alone; one that is already in the ledger is a ``duplicate``. Where others write
     to the same streams meanwhile, the batch is halved until it gets through, so it may take several transactions.
-    Raises LedgerUnavailable; then the same call may be made again, whatever part of it was appended.
+    ``kept`` as for ``execute``. Raises LedgerUnavailable; then the same call may be made again, whatever part of it was
+    appended.
     """
+    kept = KeptStates() if kept is None else kept
     while True:
         states: dict[str, State] = {}
         missing = {stream for command, context in items for stream in needed(command, context, states)}
         while missing:
-            for stream, history in ledger.load(sorted(missing)).items():
-                states[stream] = fold(subject_of(stream), history)
+            states |= _forks(ledger, kept, missing)
             missing = {s for command, context in items for s in needed(command, context, states)} - states.keys()
         # After the load: a command whose events it brought must be recognised and not decided a second time.
         known = ledger.known_commands([context.command_id for _, context in items])
@@ -95,8 +107,7 @@ def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> l
                 decisions.append(Decision(duplicate=True))
                 continue
             if missing := needed(command, context, states) - states.keys():
-                for stream, history in ledger.load(sorted(missing)).items():
-                    states[stream] = fold(subject_of(stream), history)
+                states |= _forks(ledger, kept, missing)
             try:
                 decided = decide(command, Facts(context, states))
             except Refused as refused:
@@ -115,19 +126,38 @@ def execute_batch(ledger: Ledger, items: Sequence[tuple[Command, Context]]) -> l
         except VersionConflict:
             if len(items) > 1:
                 middle = len(items) // 2
-                return execute_batch(ledger, items[:middle]) + execute_batch(ledger, items[middle:])
+                return execute_batch(ledger, items[:middle], kept) + execute_batch(ledger, items[middle:], kept)
             continue
+        kept.forget(stream for append in appends for stream in append.erase)
         return decisions
 
 
-def _load(ledger: Ledger, command: Command, context: Context) -> tuple[dict[str, list[Recorded]], dict[str, State]]:
-    histories: dict[str, list[Recorded]] = {}
+def _load(ledger: Ledger, command: Command, context: Context, kept: KeptStates) -> tuple[dict[str, Folded], str | None]:
+    """What the decision reads, and the stream that holds the command already. What is kept tells what else will be
+    needed, an owner or issuer, so that all of it comes in one round trip."""
+    folded: dict[str, Folded] = {}
+    known: str | None = None
     states: dict[str, State] = {}
     while missing := needed(command, context, states) - states.keys():
-        for stream, history in ledger.load(sorted(missing)).items():
-            histories[stream] = history
-            states[stream] = fold(subject_of(stream), history)
-    return histories, states
+        likely = states | _states(kept.find(missing))
+        while more := needed(command, context, likely) - likely.keys() - missing:
+            missing |= more
+            likely |= _states(kept.find(more))
+        loaded, holds = load_folded(ledger, kept, missing, None if folded else context.command_id)
+        folded |= loaded
+        known = known or holds
+        states = _states(folded)
+    return folded, known
+
+
+def _states(folded: Mapping[str, Folded]) -> dict[str, State]:
+    return {stream: one.state for stream, one in folded.items()}
+
+
+def _forks(ledger: Ledger, kept: KeptStates, streams: Collection[str]) -> dict[str, State]:
+    """States that the batch may go on folding; its own events have no position yet, so they are not kept."""
+    folded, _ = load_folded(ledger, kept, streams)
+    return {stream: fork(one.state) for stream, one in folded.items()}
 
 
 def _append(command: Command, context: Context, decided: Sequence[Decided], states: dict[str, State]) -> Append:

@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from modledger.domain.envelope import NewEvent, Recorded
+from modledger.domain.events import SubjectErased, has_text
 
 
 class VersionConflict(Exception):
@@ -61,6 +62,49 @@ class Histories(msgspec.Struct, frozen=True, kw_only=True):
     more: bool
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a stream was read, by the last event of it (``version`` 0: not at all). ``generation`` is the version of
+    its last erasure, 0 before any; ``text``: personal text came since, and with it a key of that generation."""
+
+    version: int = 0
+    position: int = 0
+    event_id: UUID | None = None
+    recorded_at: datetime | None = None
+    generation: int = 0
+    text: bool = False
+
+    def and_then(self, events: Sequence[Recorded]) -> "Seen":
+        """How far it is read with these later events of it."""
+        if not events:
+            return self
+        generation, text = self.generation, self.text
+        for happened in events:
+            if isinstance(happened.event, SubjectErased):
+                generation, text = happened.version, False
+            text = text or has_text(happened.event)
+        last = events[-1]
+        return Seen(
+            version=last.version,
+            position=last.position,
+            event_id=last.event_id,
+            recorded_at=last.recorded_at,
+            generation=generation,
+            text=text,
+        )
+
+
+UNSEEN = Seen()
+
+
+class Since(msgspec.Struct, frozen=True, kw_only=True):
+    """What came to streams since they were read. None for a stream: it is no longer the one that was read, or its text
+    of then is readable no more; it has to be read from its beginning. ``command``: the stream of the event that bears
+    the command id which was asked for."""
+
+    streams: dict[str, list[Recorded] | None]
+    command: str | None
+
+
 class Ledger(Protocol):
     """Every operation raises LedgerUnavailable when the store cannot be reached."""
 
@@ -77,6 +121,13 @@ class Ledger(Protocol):
 
     def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
         """The whole of each stream, in order, in one round trip; an empty list for a stream without events."""
+        ...
+
+    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
+        """Of each stream what came after what was seen of it, in order, and whether that command is already in the
+        ledger; in one round trip, all of one moment. That a stream still goes on from what was seen is checked by the
+        last event of it, with position, id and time, and by the key of its text: a ledger that was restored from an
+        older dump, or lost its end, is not mistaken for the one that was read."""
         ...
 
     def read(self, after: int, limit: int) -> list[Recorded]:

@@ -12,7 +12,7 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, Stor
 
 from modledger.domain.envelope import Actor, NewEvent, Recorded, Via
 from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased, has_text
-from modledger.domain.ledger import Append
+from modledger.domain.ledger import Append, Seen
 from modledger.domain.personal_text import DamagedText, MasterKey, Standing, SubjectKey
 from modledger.domain.upcasting import UPCASTS, Upcast, newest, upcast
 
@@ -72,7 +72,14 @@ class StoredCommand(msgspec.Struct, frozen=True):
     standings: dict[str, Standing]
 
 
+class Named(msgspec.Struct, frozen=True):
+    """Of the stored bytes the id alone."""
+
+    event_id: UUID
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_name = msgspec.json.Decoder(Named).decode
 _decode_state = msgspec.json.Decoder(State).decode
 _decode_payload = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -90,6 +97,16 @@ _PLACEHOLDERS: dict[type[Event], dict[str, str | None]] = {
 def others_than(topics: Collection[str], upcasts: Mapping[str, tuple[str, Upcast]] = UPCASTS) -> list[str]:
     """The stored topics that this program knows and that become none of these."""
     return [topic for topic in (*EVENTS, *upcasts) if newest(topic, upcasts) not in topics]
+
+
+def is_the_one(row: Row, seen: Seen) -> bool:
+    """Whether the row holds the event that was seen last; its personal text is not looked into."""
+    if (row.originator_version, row.id, row.recorded_at) != (seen.version, seen.position, seen.recorded_at):
+        return False
+    try:
+        return _decode_name(row.state).event_id == seen.event_id
+    except msgspec.MsgspecError:
+        return False
 
 
 class EventMapper(Mapper[str]):

@@ -63,6 +63,17 @@ class MemoryRecorder(POPOApplicationRecorder):
         with self._database_lock:
             return [row for stream in dict.fromkeys(streams) for row in self._rows(stream)], self.keys_of(streams)
 
+    def rows_since(
+        self, versions: Mapping[str, int], command_id: UUID | None
+    ) -> tuple[list[Row], WrappedKeys, str | None]:
+        with self._database_lock:
+            rows = [
+                row for stream, seen in versions.items() for row in self._rows(stream) if row.originator_version >= seen
+            ]
+            first = None if command_id is None else self._first_positions.get(command_id)
+            written = None if first is None else str(self._row(first - 1).originator_id)
+            return rows, self.keys_of(list(versions)), written
+
     def rows_after(self, position: int, limit: int) -> list[Row]:
         with self._database_lock:
             start = max(position, 0)

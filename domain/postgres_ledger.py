@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, dict_row, tuple_row
 from psycopg_pool import PoolClosed
 
+from modledger.domain import ledger_queries
 from modledger.domain.append_counts import AppendCounts
 from modledger.domain.group_commit import GroupCommit, NotAnswered
 from modledger.domain.ledger import Append, Appended, LedgerUnavailable
@@ -32,145 +33,6 @@ PATIENCE = 5.0
 BATCH_SECONDS = 120
 # At most one NOTIFY in this time, in seconds, and one process.
 NOTIFY_PAUSE = 0.005
-
-_APPEND = """
-    select outcome, positions, recorded from ledger_append(
-        %b::uuid[],
-        %b::int[], %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::text[], %b::text[],
-        %b::int[], %b::text[], %b::bigint[],
-        %b::int[], %b::text[], %b::bigint[], %b::bytea[],
-        %b::int[], %b::text[], %b::bigint[])
-"""
-_APPEND_BATCH = """
-    select ledger_append_batch(
-        %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::text[], %b::text[],
-        %b::text[], %b::bigint[],
-        %b::text[], %b::bigint[], %b::bytea[],
-        %b::text[], %b::bigint[])
-"""
-# ledger_pkey; subject_keys_pkey. One statement, so that events and keys are of one moment.
-_STREAMS = """
-    select originator_id, originator_version, topic, state, notification_id, recorded_at
-        from ledger where originator_id = any(%b)
-    union all
-    select subject, generation, null, wrapped, null, null from subject_keys where subject = any(%b)
-    order by 2
-"""
-# ledger_position
-_AFTER = """
-    select originator_id, originator_version, topic, state, notification_id, recorded_at
-        from ledger where notification_id > %s order by notification_id limit %s
-"""
-# ledger_position. The last line says how many rows were passed and how far; one statement: both are of one moment.
-_AFTER_BUT = """
-    with passed as (
-        select originator_id, originator_version, topic, state, notification_id, recorded_at
-            from ledger where notification_id > %s order by notification_id limit %s
-    )
-    select * from passed where topic <> all(%b)
-    union all
-    select null, count(*), null, null, max(notification_id), null from passed
-    order by 5
-"""
-# ledger_pkey. The line without a topic says which was the last whole stream, and how many rows were passed.
-_BETWEEN = """
-    with passed as materialized (
-        select originator_id, originator_version, topic, state, notification_id, recorded_at
-            from ledger where originator_id > %s {} order by originator_id, originator_version limit %s
-    ), page as (
-        select count(*) as passed, case when count(*) < %s then max(originator_id) else (
-            select max(originator_id) from passed where originator_id < (select max(originator_id) from passed)
-        ) end as last from passed
-    )
-    select passed.* from passed, page
-        where originator_id <= page.last and topic <> all(%b) and notification_id <= %s
-    union all
-    select last, passed, null, null, null, null from page
-    order by 1, 2
-"""
-_BETWEEN_TWO, _AFTER_ONE = _BETWEEN.format("and originator_id <= %s"), _BETWEEN.format("")
-# ledger_position: from a command's first event to the next event that is the first of its command.
-_COMMAND = """
-    select originator_id, originator_version, topic, state, notification_id, recorded_at
-        from ledger where notification_id >= %s and notification_id < coalesce(
-            (select notification_id from ledger where notification_id > %s and command_id is not null
-                order by notification_id limit 1), 9223372036854775807)
-        order by notification_id
-"""
-# ledger_position, subject_keys_pkey. One statement, so that events and keys are of one moment.
-AT_ALL = """
-    with found as materialized (
-        select originator_id, originator_version, topic, state, notification_id, recorded_at
-            from ledger where notification_id = any(%b)
-    )
-    select * from found
-    union all
-    select subject, generation, null, wrapped, null, null from subject_keys
-        where subject = any(array(select originator_id from found))
-"""
-# ledger_command; then as _COMMAND; subject_keys_pkey.
-OF_COMMANDS = """
-    with found as materialized (
-        select l.originator_id, l.originator_version, l.topic, l.state, l.notification_id, l.recorded_at, f.command_id
-            from (select command_id, notification_id from ledger where command_id = any(%b)) as f
-            cross join lateral (
-                select * from ledger as l
-                    where l.notification_id >= f.notification_id and l.notification_id < coalesce(
-                        (select n.notification_id from ledger as n
-                            where n.notification_id > f.notification_id and n.command_id is not null
-                            order by n.notification_id limit 1), 9223372036854775807)
-            ) as l
-    )
-    select * from found
-    union all
-    select subject, generation, null, wrapped, null, null, null from subject_keys
-        where subject = any(array(select originator_id from found))
-    order by 5
-"""
-# ledger_pkey
-POSITIONS = """
-    select l.originator_id, l.originator_version, l.notification_id
-        from unnest(%b::text[], %b::bigint[]) as asked (stream, version)
-        join ledger as l on l.originator_id = asked.stream and l.originator_version = asked.version
-"""
-# subject_keys_pkey
-_KEYS = "select subject, generation, wrapped from subject_keys where subject = any(%b)"
-# ledger_pkey, ledger_erasures, subject_keys_pkey
-_HEADS = """
-    select s.stream, h.version, e.generation, k.wrapped
-        from unnest(%b::text[]) as s (stream)
-        cross join lateral (select coalesce(max(originator_version), 0) as version
-            from ledger where originator_id = s.stream) as h
-        cross join lateral (select coalesce(max(originator_version), 0) as generation
-            from ledger where originator_id = s.stream and topic = 'subject.erased.v1') as e
-        left join subject_keys as k on k.subject = s.stream and k.generation = e.generation
-"""
-# ledger_position
-_LAST = "select coalesce(max(notification_id), 0) from ledger"
-# ledger_position, once for each halving of what is left: recorded_at never goes back, so it needs no index of its own.
-POSITION_AT = """
-    with recursive asked as materialized (select %b::timestamptz as moment), search (lowest, highest) as (
-        select 0::bigint, (select coalesce(max(notification_id), 0) from ledger)
-        union all
-        select case when met.recorded_at <= moment then met.notification_id else lowest end,
-            case when met.recorded_at <= moment then highest else lowest + (highest - lowest + 1) / 2 - 1 end
-        from asked, search left join lateral (
-            select notification_id, recorded_at from ledger
-                where notification_id >= lowest + (highest - lowest + 1) / 2 and notification_id <= highest
-                order by notification_id limit 1
-        ) as met on true
-        where lowest < highest
-    )
-    select lowest from search where lowest = highest
-"""
-# ledger_command
-_COMMANDS = "select command_id from ledger where command_id = any(%b)"
-# One row; the schema is the library's to know.
-_INSTALLATION = """
-    select i.id, i.master_key_check, n.nspname
-        from installation as i, pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-        where c.oid = 'ledger'::regclass
-"""
 
 
 class NotMigrated(Exception):
@@ -231,7 +93,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
             tries += 1
             with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
                 cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
-                row = cursor.execute(_APPEND_BATCH, arguments, prepare=True).fetchone()
+                row = cursor.execute(ledger_queries.APPEND_BATCH, arguments, prepare=True).fetchone()
                 return f"{row[0]} is not at {expected[row[0]]}" if row and row[0] is not None else None
 
         try:
@@ -247,18 +109,26 @@ class LedgerRecorder(PostgresApplicationRecorder):
         return in_the_way
 
     def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]:
-        rows = self._rows(_HEADS, list(streams))
+        rows = self._rows(ledger_queries.HEADS, list(streams))
         return {stream: StreamHead(version, generation, wrapped) for stream, version, generation, wrapped in rows}
 
     def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
-        return _rows_and_keys(self._rows(_STREAMS, list(streams), list(streams)))
+        return _rows_and_keys(self._rows(ledger_queries.STREAMS, list(streams), list(streams)))
+
+    def rows_since(
+        self, versions: Mapping[str, int], command_id: UUID | None
+    ) -> tuple[list[Row], WrappedKeys, str | None]:
+        streams = list(versions)
+        found = self._rows(ledger_queries.SINCE, streams, list(versions.values()), streams, command_id)
+        rows, keys = _rows_and_keys([row for row in found if row[1] is not None])
+        return rows, keys, next((row[0] for row in found if row[1] is None), None)
 
     def rows_after(self, position: int, limit: int) -> list[Row]:
-        return [Row(*row) for row in self._rows(_AFTER, position, limit)]
+        return [Row(*row) for row in self._rows(ledger_queries.AFTER, position, limit)]
 
     def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
         rows, passed, last = [], 0, None
-        for row in self._rows(_AFTER_BUT, position, limit, list(topics)):
+        for row in self._rows(ledger_queries.AFTER_BUT, position, limit, list(topics)):
             if row[0] is None:
                 passed, last = row[1], row[4]
             else:
@@ -268,37 +138,44 @@ class LedgerRecorder(PostgresApplicationRecorder):
     def rows_between(
         self, topics: Sequence[str], after: str, until: str | None, head: int, limit: int
     ) -> tuple[list[Row], int, str | None]:
-        query, bounds = (_AFTER_ONE, [after]) if until is None else (_BETWEEN_TWO, [after, until])
+        query, bounds = (
+            (ledger_queries.AFTER_ONE, [after]) if until is None else (ledger_queries.BETWEEN_TWO, [after, until])
+        )
         found = self._rows(query, *bounds, limit, limit, list(topics), head)
         last, passed = next((row[0], row[1]) for row in found if row[2] is None)
         return [Row(*row) for row in found if row[2] is not None], passed, last
 
     def rows_of_command(self, position: int) -> list[Row]:
-        return [Row(*row) for row in self._rows(_COMMAND, position, position)]
+        return [Row(*row) for row in self._rows(ledger_queries.COMMAND, position, position)]
 
     def rows_at(self, positions: Collection[int]) -> tuple[list[Row], WrappedKeys]:
-        return _rows_and_keys(self._rows(AT_ALL, list(positions)))
+        return _rows_and_keys(self._rows(ledger_queries.AT_ALL, list(positions)))
 
     def rows_of_commands(self, command_ids: Collection[UUID]) -> tuple[list[tuple[UUID, Row]], WrappedKeys]:
-        found = self._rows(OF_COMMANDS, list(command_ids))
+        found = self._rows(ledger_queries.OF_COMMANDS, list(command_ids))
         rows, keys = _rows_and_keys([row[:6] for row in found])
         return list(zip([row[6] for row in found if row[2] is not None], rows, strict=True)), keys
 
     def positions_among(self, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        found = self._rows(POSITIONS, [stream for stream, _ in versions], [version for _, version in versions])
+        found = self._rows(
+            ledger_queries.POSITIONS, [stream for stream, _ in versions], [version for _, version in versions]
+        )
         return {(stream, version): position for stream, version, position in found}
 
     def keys_of(self, subjects: Sequence[str]) -> WrappedKeys:
-        return {subject: (generation, wrapped) for subject, generation, wrapped in self._rows(_KEYS, list(subjects))}
+        return {
+            subject: (generation, wrapped)
+            for subject, generation, wrapped in self._rows(ledger_queries.KEYS, list(subjects))
+        }
 
     def last_position(self) -> int:
-        return int(self._rows(_LAST)[0][0])
+        return int(self._rows(ledger_queries.LAST)[0][0])
 
     def last_position_at(self, moment: datetime) -> int:
-        return int(self._rows(POSITION_AT, moment)[0][0])
+        return int(self._rows(ledger_queries.POSITION_AT, moment)[0][0])
 
     def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
-        return {row[0] for row in self._rows(_COMMANDS, list(command_ids))}
+        return {row[0] for row in self._rows(ledger_queries.COMMANDS, list(command_ids))}
 
     def _append_group(self, commands: Sequence[StoredCommand]) -> list[Outcome]:
         with self.datastore.pool.connection() as connection:
@@ -329,7 +206,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
             [generation for _, generation in erased],
         ]
         with connection.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(_APPEND, arguments, prepare=True)
+            cursor.execute(ledger_queries.APPEND, arguments, prepare=True)
             outcomes = [Outcome(kind, positions or (), at) for kind, positions, at in cursor.fetchall()]
         self.counts.call(outcomes)
         return outcomes
@@ -483,14 +360,14 @@ def _enter_installation(parameters: dict[str, Any], master: MasterKey) -> str:
     """The schema that holds the ledger, once the master key has proved to be the installation's."""
     try:
         with psycopg.connect(**parameters, autocommit=True) as connection:
-            installation = connection.execute(_INSTALLATION).fetchone()
+            installation = connection.execute(ledger_queries.INSTALLATION).fetchone()
             if installation is None:
                 new = uuid4()
                 connection.execute(
                     "insert into installation (id, master_key_check) values (%s, %s) on conflict do nothing",
                     (new, master.check(new)),
                 )
-                installation = connection.execute(_INSTALLATION).fetchone()
+                installation = connection.execute(ledger_queries.INSTALLATION).fetchone()
     except psycopg.errors.UndefinedTable as error:
         raise NotMigrated("the database has no ledger: run modledger migrate") from error
     except psycopg.OperationalError as error:

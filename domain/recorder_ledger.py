@@ -13,8 +13,16 @@ from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
 from modledger.domain.events import has_text
-from modledger.domain.ledger import Append, Appended, Histories, Passage, VersionConflict
-from modledger.domain.mapper import EventMapper, Row, StoredCommand, UnreadableEvent, others_than, recorded
+from modledger.domain.ledger import Append, Appended, Histories, Passage, Seen, Since, VersionConflict
+from modledger.domain.mapper import (
+    EventMapper,
+    Row,
+    StoredCommand,
+    UnreadableEvent,
+    is_the_one,
+    others_than,
+    recorded,
+)
 from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
 
 # subject → its key's generation and wrapped bytes
@@ -50,6 +58,13 @@ class CommandRecorder(Protocol):
 
     def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
         """Rows ordered by version, and the keys, both of one moment."""
+        ...
+
+    def rows_since(
+        self, versions: Mapping[str, int], command_id: UUID | None
+    ) -> tuple[list[Row], WrappedKeys, str | None]:
+        """Rows of the streams from these versions on, ordered by version, the keys, and the stream of the event that
+        bears the command id, all of one moment."""
         ...
 
     def rows_after(self, position: int, limit: int) -> list[Row]: ...
@@ -174,6 +189,29 @@ class RecorderLedger(Application[str]):
         )
         return loaded
 
+    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
+        """See ``Ledger.load_since``; raises as ``read``."""
+        rows, wrapped, command = self.recorder.rows_since({s: one.version for s, one in seen.items()}, command_id)
+        keys = self._open(wrapped)
+        rows_of: dict[str, list[Row]] = {stream: [] for stream in seen}
+        for row in rows:
+            rows_of[str(row.originator_id)].append(row)
+        streams: dict[str, list[Recorded] | None] = {}
+        standings: dict[str, Standing] = {}
+        for stream, before in seen.items():
+            key, later = keys.get(stream), rows_of[stream]
+            if before.version:
+                if not (later and is_the_one(later[0], before) and _still_readable(before, wrapped.get(stream))):
+                    streams[stream] = None
+                    continue
+                del later[0]
+            events = streams[stream] = [self._events.to_domain_event(row, key) for row in later]
+            now = before.and_then(events)
+            if now.version:
+                standings[stream] = Standing(now.version, now.generation, key)
+        self._standings.learn(standings)
+        return Since(streams=streams, command=command)
+
     def read(self, after: int, limit: int) -> list[Recorded]:
         """See ``Ledger.read``. Raises UnreadableEvent, with its position, for one that cannot be
         read, and UnknownEvent for one of a newer program."""
@@ -254,3 +292,9 @@ class RecorderLedger(Application[str]):
 
     def _open(self, wrapped: WrappedKeys) -> dict[str, SubjectKey]:
         return {subject: self._standings.open(subject, *key) for subject, key in wrapped.items()}
+
+
+def _still_readable(seen: Seen, key: tuple[int, bytes] | None) -> bool:
+    """Whether text that was read under the key of then still can be. An erasure takes that key with it, so a stream
+    that was erased since is read from its beginning, and nothing of the text stays."""
+    return not seen.text or (key is not None and key[0] == seen.generation)

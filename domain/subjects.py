@@ -146,8 +146,16 @@ def fold(subject: Subject, history: Iterable[NewEvent]) -> State:
     return state
 
 
+def fork(state: State) -> State:
+    """A state of the caller's own, equal to this one, which other threads may go on reading."""
+    if isinstance(state, Bot):
+        return msgspec.structs.replace(state)
+    return msgspec.structs.replace(state, punishments=dict(state.punishments))
+
+
 def evolve(state: State, happened: NewEvent) -> None:
-    """Takes one event into a state that the caller owns."""
+    """Takes one event into a state that the caller owns. Its punishments are replaced and never changed: forks share
+    them."""
     state.version = happened.version
     if state.created_at is None:
         state.created_at = happened.occurred_at
@@ -298,8 +306,10 @@ def _evolve_punishments(account: Account, happened: NewEvent) -> None:
         return
     if not isinstance(event, events.Revoked | events.PunishmentAmended | events.PunishmentLapsed):
         return
-    punishment = account.punishments[event.number]
-    punishment.version, punishment.updated_at = happened.version, happened.occurred_at
+    punishment = msgspec.structs.replace(
+        account.punishments[event.number], version=happened.version, updated_at=happened.occurred_at
+    )
+    account.punishments[event.number] = punishment
     ending: EndingKind
     match event:
         case events.PunishmentAmended():
@@ -319,7 +329,8 @@ def _evolve_punishments(account: Account, happened: NewEvent) -> None:
 
 
 def _erase_reasons(account: Account) -> None:
-    for punishment in account.punishments.values():
-        punishment.reason = events.ERASED
-        if punishment.ending is not None and punishment.ending.reason is not None:
-            punishment.ending = msgspec.structs.replace(punishment.ending, reason=events.ERASED)
+    for number, punishment in account.punishments.items():
+        ending = punishment.ending
+        if ending is not None and ending.reason is not None:
+            ending = msgspec.structs.replace(ending, reason=events.ERASED)
+        account.punishments[number] = msgspec.structs.replace(punishment, reason=events.ERASED, ending=ending)

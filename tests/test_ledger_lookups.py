@@ -9,7 +9,8 @@ import pytest
 
 from modledger.domain.events import ERASED, SubjectErased, UserRegistered, UserWarned
 from modledger.domain.ledger import VersionConflict
-from modledger.domain.postgres_ledger import AT_ALL, OF_COMMANDS, POSITION_AT, POSITIONS, PostgresLedger
+from modledger.domain.ledger_queries import AT_ALL, OF_COMMANDS, POSITION_AT, POSITIONS
+from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.recorder_ledger import RecorderLedger
 from tests.test_ledger_contract import command, erase, event, store, warnings
 
