@@ -1,6 +1,6 @@
 """The application: every operation, the services behind them, and what holds for all of them."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -8,6 +8,7 @@ from importlib.metadata import version
 from anyio import to_thread
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
+from prometheus_client import CollectorRegistry
 
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
@@ -44,6 +45,7 @@ from modledger.http import (
 from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BODY_LIMIT, answer_error
+from modledger.http.metrics import Requests
 from modledger.http.openapi import ClosedBodies, openapi_config
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
@@ -57,11 +59,18 @@ COMMAND_THREADS = 64
 
 
 def create_app(
-    settings: Settings, *, conninfo: str, master_key: bytes, clock: Callable[[], datetime] = utc_now
+    settings: Settings,
+    *,
+    conninfo: str,
+    master_key: bytes,
+    clock: Callable[[], datetime] = utc_now,
+    migrations: Mapping[int, str] | None = None,
 ) -> Litestar:
     """The application for one server process. It starts to use the database at ``conninfo`` when it is started, which
     fails with LedgerUnavailable, NotMigrated or WrongMasterKey where the ledger cannot be opened; a database that goes
-    away later is answered with 503 until it is back. Raises SettingsError for a GeoIP database that is none."""
+    away later is answered with 503 until it is back. ``migrations``: the checksums, by number, that the database must
+    have for /health/ready, which also asks ``state["stopping"]``. Its requests are counted into ``state["registry"]``.
+    Raises SettingsError for a GeoIP database that is none."""
     geo = geoip.open_geoip(settings.geoip_database)
 
     @asynccontextmanager
@@ -149,5 +158,9 @@ def create_app(
         # Ours is structlog, in edge.py and errors.py.
         logging_config=None,
     )
-    app.asgi_handler = named_and_logged(refused_preflights_as_errors(app.asgi_handler))
+    app.state["migrations"] = migrations or {}
+    app.state["stopping"] = False
+    app.state["registry"] = CollectorRegistry()
+    requests = Requests(app.state["registry"])
+    app.asgi_handler = named_and_logged(refused_preflights_as_errors(app.asgi_handler), requests, settings.access_log)
     return app

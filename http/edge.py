@@ -1,4 +1,4 @@
-"""The outermost layer: names the request, puts the headers on that every answer bears, and logs it."""
+"""The outermost layer: names the request, puts the headers on that every answer bears, counts it and logs it."""
 
 import time
 from uuid import uuid4
@@ -8,7 +8,10 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPResponseStartEvent
 
+from modledger.domain.settings import AccessLog
+from modledger.http.access_log import log_request
 from modledger.http.errors import JSON, error_body
+from modledger.http.metrics import Requests, route_of
 
 log = structlog.get_logger("modledger.http")
 
@@ -42,9 +45,9 @@ def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
     return serve
 
 
-def named_and_logged(app: ASGIApp) -> ASGIApp:
+def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog) -> ASGIApp:
     """``app`` with a correlation id for each request: in its state, in the log's context, and in the answer's headers
-    unless the answer is a repetition that bears its first one's."""
+    unless the answer is a repetition that bears its first one's. Each is counted, and logged as ``access_log`` says."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.WEBSOCKET:
@@ -70,12 +73,13 @@ def named_and_logged(app: ASGIApp) -> ASGIApp:
                 message["headers"] = headers
             await send(message)
 
+        requests.began()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(correlation_id=named)
         try:
             await app(scope, receive, send_named)
         except Exception:
-            log.exception("unexpected error", path=scope["path"])
+            log.exception("unexpected error", route=route_of(scope))
             if status:
                 raise
             await send_named(
@@ -88,10 +92,8 @@ def named_and_logged(app: ASGIApp) -> ASGIApp:
             body = error_body("Internal server error", named)
             await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
-            took = round((time.perf_counter() - began) * 1000, 2)
-            # A bot reads a profile at every command it runs: a line for each would cost more than the read. Whatever
-            # was changed or refused is worth one.
-            said = log.debug if scope["method"] == "GET" and status < 400 else log.info
-            said("request", method=scope["method"], path=scope["path"], status=status, took_ms=took)
+            took = time.perf_counter() - began
+            requests.ended(scope, status, took)
+            log_request(access_log, scope, status, took)
 
     return serve

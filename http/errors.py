@@ -115,7 +115,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     no detail."""
     problem = problem_of(error)
     if problem is None:
-        log.error("unexpected error", exc_info=error, path=request.scope["path"])
+        # Not the path: it names people.
+        log.error("unexpected error", exc_info=error, route=request.scope.get("path_template"))
         problem = Problem(500, "Internal server error")
     elif problem.status == 503:
         log.warning("unavailable", reason=problem.message, cause=repr(error))

@@ -1,5 +1,5 @@
 """GET /health and /v1/admin/health (api.md §4): whether the database answers, and how far each projector is; for the
-staff also which program it is that answers."""
+staff also which program it is that answers. And two probes for what starts, stops and balances processes."""
 
 import asyncio
 from typing import Literal, TypeVar
@@ -14,8 +14,18 @@ from modledger.http.endpoints import NOBODY, STAFF, AnyRequest, read
 from modledger.http.errors import JSON, RETRY_AFTER, Unavailable
 from modledger.http.services import Services, services
 from modledger.http.source_hashes import ROOMS
-from modledger.http.views import AdminHealthView, DatabaseStatisticsView, HealthView, ProjectionView, whole
+from modledger.http.views import (
+    AdminHealthView,
+    DatabaseStatisticsView,
+    HealthView,
+    LiveView,
+    ProjectionView,
+    ReadyView,
+    whole,
+)
 from modledger.projections import health
+from modledger.projections.catalog import PROJECTORS
+from modledger.projections.projector import fingerprint
 from modledger.projections.samples import DIFFERING
 
 # A projector is milliseconds behind, and seconds in a flood; more means that nobody runs it or that it gets nowhere.
@@ -23,6 +33,12 @@ LONGEST_LAG_S = 30.0
 _TELLS = "modledger verify tells in what"
 # The sealer comes by every minute; more means that nobody runs it, or that its key is lost (docs/proof.md).
 LONGEST_UNSEALED_S = 600.0
+# Who asks /health/ready does not wait long for it: a second or some, with most balancers.
+READY_S = 1.0
+
+# The whole tables, a row per file and per projector.
+_MIGRATIONS = "select number, checksum from migrations"
+_FINGERPRINTS = "select projector, fingerprint from read_models"
 
 _EXAMPLE = {
     "status": "healthy",
@@ -173,4 +189,57 @@ def _view(
     )
 
 
-HANDLERS = [get_health, get_admin_health]
+@read(
+    "/health/live",
+    operation_id="get_live",
+    summary="Whether this process answers at all; asks nobody else",
+    access=NOBODY,
+    tag="Health",
+    example={"status": "live"},
+)
+async def get_live() -> LiveView:
+    return LiveView(status="live")
+
+
+@read(
+    "/health/ready",
+    operation_id="get_ready",
+    summary="Whether requests should be sent to this process: its database answers and is this program's, and it is not"
+    " about to stop",
+    access=NOBODY,
+    tag="Health",
+    example={"status": "ready", "reason": None},
+    own_503={"status": "not ready", "reason": "The database does not answer"},
+)
+async def get_ready(request: AnyRequest) -> Response[ReadyView]:
+    reason = await _unready(request)
+    return Response(
+        msgspec.json.encode(ReadyView(status="ready" if reason is None else "not ready", reason=reason)),  # type: ignore[arg-type]
+        status_code=200 if reason is None else 503,
+        headers=None if reason is None else RETRY_AFTER,
+        media_type=JSON,
+    )
+
+
+async def _unready(request: AnyRequest) -> str | None:
+    state = request.app.state
+    if state["stopping"]:
+        return "This process is about to stop"
+    has = services(request)
+    try:
+        async with asyncio.timeout(READY_S):
+            applied: dict[int, str] = dict(await has.reader.fetch(_MIGRATIONS))
+            made: dict[str, str] = dict(await has.reader.fetch(_FINGERPRINTS))
+    except psycopg.errors.UndefinedTable:
+        return "The database was never migrated"
+    except (Unavailable, TimeoutError, psycopg.Error):
+        return "The database does not answer"
+    # What a newer version added is none of ours, or each of its migrations would stop all that still run.
+    if any(applied.get(number) != checksum for number, checksum in state["migrations"].items()):
+        return "The database is not at this program's migrations"
+    if others := [one.name for one in PROJECTORS if made.get(one.name) != fingerprint(one)]:
+        return f"The read tables of {', '.join(others)} are another version's"
+    return None
+
+
+HANDLERS = [get_health, get_live, get_ready, get_admin_health]

@@ -113,7 +113,7 @@ def _own_503(
         schema = Schema(any_of=[schema, otherwise.schema])
         examples["error"] = next(iter(cast("Mapping[str, Example]", otherwise.examples).values()))
     return OpenAPIResponse(
-        description="Unhealthy: the database cannot be reached",
+        description="Not now; the body says why",
         content={JSON: OpenAPIMediaType(schema=schema, examples=dict(examples))},
         headers=_headers(said, 503),
     )

@@ -5,6 +5,7 @@ answered by one statement with ``= any($1)``. Everything here belongs to one eve
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -37,6 +38,10 @@ class Reader:
 
     def __init__(self, conninfo: str, connections: int, *, session: str = "") -> None:
         self.size = connections
+        # How often all connections were at work, how long that was waited for, and how many wait now.
+        self.waits = 0
+        self.wait_seconds = 0.0
+        self.waiting = 0
         self._conninfo = conninfo
         self._session = session
         self._free = asyncio.Semaphore(connections)
@@ -107,8 +112,7 @@ class Reader:
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[Cursor]:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            await self._free.acquire()
+        await self._take_turn()
         cursor: Cursor | None = None
         try:
             cursor = self._idle.pop() if self._idle else await self._connect()
@@ -127,6 +131,21 @@ class Reader:
                 else:
                     self._idle.append(cursor)
             self._free.release()
+
+    async def _take_turn(self) -> None:
+        if not self._free.locked():
+            # Does not give way to anybody else, so there is nothing to time.
+            await self._free.acquire()
+            return
+        began = time.monotonic()
+        self.waits += 1
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._free.acquire()
+        finally:
+            self.waiting -= 1
+            self.wait_seconds += time.monotonic() - began
 
     async def _connect(self) -> Cursor:
         connection = await psycopg.AsyncConnection.connect(

@@ -345,6 +345,17 @@ class HealthView(View, kw_only=True):
     projections: dict[str, ProjectionView]
 
 
+class LiveView(View, kw_only=True):
+    status: Literal["live"]
+
+
+class ReadyView(View, kw_only=True):
+    """``reason`` says why not; null when ready."""
+
+    status: Literal["ready", "not ready"]
+    reason: str | None
+
+
 class AdminHealthView(HealthView, kw_only=True):
     source_hash: str
     source_hashes: dict[str, str]

@@ -196,7 +196,12 @@ def test_every_request_is_logged_under_its_correlation_id(world: World, capsys: 
     finally:
         structlog.reset_defaults()
     assert line["correlation_id"] == response.json()["correlation_id"] == response.headers["X-Correlation-ID"]
-    assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/users/me", 400)
+    assert (line["method"], line["route"], line["status"], line["actor"]) == (
+        "GET",
+        "/v1/users/me",
+        400,
+        f"user:{USER}",
+    )
 
 
 def test_no_two_requests_share_a_correlation_id(world: World) -> None:

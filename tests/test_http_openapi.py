@@ -49,6 +49,8 @@ GET  /v1/statistics/guilds
 GET  /v1/statistics/bots
 GET  /v1/statistics/application
 GET  /health
+GET  /health/live
+GET  /health/ready
 GET  /v1/admin/health
 
 GET  /v1/admin/punishments/search
@@ -124,8 +126,9 @@ def test_every_status_has_a_description_an_example_and_its_headers(document: dic
             content = answer["content"][JSON]
             if status == "200":
                 assert content["examples"]["example"]["value"] is not None, path
-            elif path.endswith("/health") and status == "503":
-                assert content["examples"]["example"]["value"]["status"] == "unhealthy"
+            elif (path.endswith("/health") or path == "/health/ready") and status == "503":
+                said = "not ready" if path == "/health/ready" else "unhealthy"
+                assert content["examples"]["example"]["value"]["status"] == said
                 # Without the database it is not even known who asks.
                 errors = [example["value"] for name, example in content["examples"].items() if name == "error"]
                 assert len(errors) == (1 if operation["security"] != [{}] else 0)
