@@ -1,0 +1,250 @@
+"""The faults: each takes its time, and has ended when it returns."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from modledger.projections.catalog import PROJECTORS
+from tests.chaos.installation import NAMES, ROOT, SERVERS, STEPPED, Installation
+from tests.chaos.proxy import Proxy
+
+WORKERS = NAMES[2:]
+# What lies within seconds of each other's time is what a server's clock may be off by and still be of use.
+FARTHEST_STEP_SECONDS = 90
+
+
+class Pace(NamedTuple):
+    """How long things last, in seconds: a stopped process, a hole, a full disk; how long a step of a clock."""
+
+    stopped: float
+    hole: float
+    full: float
+    stepped: float
+
+
+LONG = Pace(stopped=10, hole=6, full=4, stepped=3)
+SHORT = Pace(stopped=1.5, hole=1, full=1, stepped=0.7)
+
+Fault = Callable[[Installation, Random, Pace], None]
+
+
+def kill_serve(one: Installation, rng: Random, pace: Pace) -> None:
+    one.processes[rng.choice(SERVERS)].kill()
+
+
+def kill_work(one: Installation, rng: Random, pace: Pace) -> None:
+    one.processes[rng.choice(WORKERS)].kill()
+
+
+def kill_postmaster(one: Installation, rng: Random, pace: Pace) -> None:
+    one.signal_postgres(signal.SIGKILL)
+
+
+def kill_backend(one: Installation, rng: Random, pace: Pace) -> None:
+    """The postmaster then ends all the others and recovers."""
+    _signal_backend(one, rng, signal.SIGKILL)
+
+
+def _signal_backend(one: Installation, rng: Random, number: int) -> int | None:
+    backends = sorted(one.backends())
+    if not backends:
+        return None
+    backend = rng.choice(backends)
+    with suppress(ProcessLookupError):
+        os.kill(backend, number)
+    return backend
+
+
+def stop_serve(one: Installation, rng: Random, pace: Pace) -> None:
+    _stop(one, rng.choice(SERVERS), pace)
+
+
+def stop_work(one: Installation, rng: Random, pace: Pace) -> None:
+    _stop(one, rng.choice(WORKERS), pace)
+
+
+def _stop(one: Installation, name: str, pace: Pace) -> None:
+    one.processes[name].signal(signal.SIGSTOP)
+    time.sleep(pace.stopped)
+    one.processes[name].signal(signal.SIGCONT)
+
+
+def stop_postmaster(one: Installation, rng: Random, pace: Pace) -> None:
+    """Nobody gets a new connection."""
+    one.signal_postgres(signal.SIGSTOP)
+    time.sleep(pace.stopped)
+    one.signal_postgres(signal.SIGCONT)
+
+
+def stop_backend(one: Installation, rng: Random, pace: Pace) -> None:
+    """Perhaps the one that holds the ledger's lock."""
+    backend = _signal_backend(one, rng, signal.SIGSTOP)
+    time.sleep(pace.stopped)
+    if backend is not None:
+        with suppress(ProcessLookupError):
+            os.kill(backend, signal.SIGCONT)
+
+
+def cut_database(one: Installation, rng: Random, pace: Pace) -> None:
+    _cut(rng, list(one.proxies.values()), pace)
+
+
+def cut_clients(one: Installation, rng: Random, pace: Pace) -> None:
+    _cut(rng, list(one.doors.values()), pace)
+
+
+def _cut(rng: Random, proxies: list[Proxy], pace: Pace) -> None:
+    chosen = proxies if rng.random() < 0.3 else [rng.choice(proxies)]
+    for _ in range(3):
+        for proxy in chosen:
+            proxy.cut()
+        time.sleep(rng.uniform(0.05, 0.4))
+
+
+def hole_database(one: Installation, rng: Random, pace: Pace) -> None:
+    _hole(rng, list(one.proxies.values()), pace)
+
+
+def hole_clients(one: Installation, rng: Random, pace: Pace) -> None:
+    _hole(rng, list(one.doors.values()), pace)
+
+
+def _hole(rng: Random, proxies: list[Proxy], pace: Pace) -> None:
+    chosen = proxies if rng.random() < 0.2 else [rng.choice(proxies)]
+    for proxy in chosen:
+        proxy.hole()
+    time.sleep(pace.hole)
+    cutting = rng.random() < 0.5
+    for proxy in chosen:
+        proxy.heal(cutting=cutting)
+
+
+def disk_full(one: Installation, rng: Random, pace: Pace) -> None:
+    """Every byte of the file system that PostgreSQL has to itself."""
+    filler = one.disk / "filler"
+    until = time.monotonic() + pace.full
+    try:
+        with filler.open("wb", buffering=0) as file:
+            while time.monotonic() < until:
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(1 << 16))
+                # What was freed meanwhile, such as a segment of the log.
+                time.sleep(0.05)
+    finally:
+        filler.unlink(missing_ok=True)
+
+
+def step_clocks(one: Installation, rng: Random, pace: Pace) -> None:
+    """Back and forth, of one server and one worker; in the end they are right again."""
+    for _ in range(3):
+        for name in STEPPED:
+            one.step_clock(name, rng.uniform(-FARTHEST_STEP_SECONDS, FARTHEST_STEP_SECONDS))
+        time.sleep(pace.stepped)
+    for name in STEPPED:
+        one.step_clock(name, 0)
+
+
+def migrate(one: Installation, rng: Random, pace: Pace) -> None:
+    """What an upgrade does: the migrations, then a read model made anew beside its tables and put in their place."""
+    _command(one, "migrate")
+    projector = rng.choice(PROJECTORS).name
+    for step in ("create", "run", "promote", "drop"):
+        if not _command(one, "replay", step, projector):
+            _command(one, "replay", "abort", projector)
+            return
+
+
+def _command(one: Installation, *arguments: str) -> bool:
+    """Whether it succeeded: another fault may keep it from that."""
+    with (one.folder / "operator.log").open("ab") as log:
+        called = subprocess.run(
+            [sys.executable, "-m", "modledger.workers", *arguments],
+            cwd=ROOT,
+            env=one.environment_of_operator(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    return called.returncode == 0
+
+
+def take_over(one: Installation, rng: Random, pace: Pace) -> None:
+    """Kills the worker that leads, and lets it come back only when the other has taken its place."""
+    leads = [name for name in WORKERS if one.processes[name].said("clock is active")]
+    leader = leads[0] if leads else rng.choice(WORKERS)
+    [other] = [one.processes[name] for name in WORKERS if name != leader]
+    one.processes[leader].held = True
+    one.processes[leader].kill()
+    until = time.monotonic() + 2 * pace.stopped
+    while not other.said("clock is active") and time.monotonic() < until:
+        time.sleep(0.05)
+    one.processes[leader].held = False
+
+
+FAULTS: dict[str, Fault] = {
+    fault.__name__: fault
+    for fault in (
+        kill_serve,
+        kill_work,
+        kill_postmaster,
+        kill_backend,
+        stop_serve,
+        stop_work,
+        stop_postmaster,
+        stop_backend,
+        cut_database,
+        cut_clients,
+        hole_database,
+        hole_clients,
+        disk_full,
+        step_clocks,
+        migrate,
+        take_over,
+    )
+}
+
+
+def possible(one: Installation) -> list[str]:
+    """The faults that can be had on this machine."""
+    return [name for name in FAULTS if name != "disk_full" or one.mounted]
+
+
+def deck(names: list[str], rng: Random) -> Iterator[str]:
+    """All of them in a random order, again and again, so that none is left out for long."""
+    while True:
+        yield from rng.sample(names, len(names))
+
+
+def inject(one: Installation, kinds: list[str], rng: Random, pace: Pace) -> list[threading.Thread]:
+    """Begins these faults one after the other, each perhaps while an earlier one lasts; answers their threads."""
+    threads = []
+    for kind in kinds:
+        own = Random(rng.random())
+        threads.append(threading.Thread(target=FAULTS[kind], args=(one, own, pace), name=kind, daemon=True))
+        threads[-1].start()
+        time.sleep(rng.uniform(0.2, 0.8))
+    return threads
+
+
+def end_all(one: Installation) -> None:
+    """Whatever a fault has left behind is put right."""
+    for proxy in (*one.proxies.values(), *one.doors.values()):
+        proxy.heal(cutting=False)
+    for process in one.processes.values():
+        process.held = False
+        process.signal(signal.SIGCONT)
+    one.signal_postgres(signal.SIGCONT)
+    for name in STEPPED:
+        if float(one.processes[name].offset.read_text()):
+            one.step_clock(name, 0)
+    Path(one.disk / "filler").unlink(missing_ok=True)
