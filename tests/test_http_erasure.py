@@ -115,6 +115,7 @@ def erase(world: World) -> None:
 def test_no_table_holds_the_name_the_picture_or_a_reason_afterwards(known: World) -> None:
     before = {table for table, _ in said(known)}
     assert {"profiles", "punishments", "reason_words", "permission_history", "subscription_history"} <= before
+    assert {"punishment_histories", "punishment_versions", "version_words"} <= before
     erase(known)
     assert said(known) == set()
 
