@@ -11,8 +11,9 @@ class PortTaken(Exception):
     """Nobody can listen at this address now; the message says what to do."""
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raises PortTaken when somebody else listens there, and goes on doing so for a few seconds."""
+def require_free_port(host: str, port: int, variable: str = "MODLEDGER_PORT") -> None:
+    """Raises PortTaken when somebody else listens there, and goes on doing so for a few seconds. ``variable``: the
+    setting that names the port."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -24,6 +25,6 @@ def require_free_port(host: str, port: int) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise PortTaken(
-                    f"cannot listen on {host}:{port} ({error.strerror}): set MODLEDGER_PORT to another"
+                    f"cannot listen on {host}:{port} ({error.strerror}): set {variable} to another"
                 ) from None
             time.sleep(0.1)

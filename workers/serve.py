@@ -2,36 +2,42 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import cast
 
 import structlog
 import uvloop
 from granian.constants import Interfaces
 from granian.server.embed import Server
+from litestar import Litestar
 
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http.app import create_app
-from modledger.http.services import utc_now
+from modledger.http.services import Services, utc_now
 from modledger.workers.database import database
 from modledger.workers.master_key import master_key
-from modledger.workers.migrate import require_migrated
+from modledger.workers.metrics import Pool, metrics_served, watch_process
+from modledger.workers.migrate import migrations, require_migrated
 from modledger.workers.port import require_free_port
 
 log = structlog.get_logger()
 
 
 def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
-    """Serves until SIGINT or SIGTERM; requests in hand are answered first. ``clock`` tells the time of every rule.
-    Raises what opening the database raises."""
+    """Serves until SIGINT or SIGTERM, then for MODLEDGER_DRAIN_SECONDS more, while /health/ready answers 503 (a second
+    signal ends that); requests in hand are answered first. ``clock`` tells the time of every rule. Raises what opening
+    the database raises, and PortTaken."""
     require_free_port(settings.host, settings.port)
     with database(settings) as conninfo:
         require_migrated(conninfo)
         key = master_key(settings, conninfo)
         # The server could only say that its application did not start; this says why.
         PostgresLedger(conninfo, key, connections=1).close()
-        app = create_app(settings, conninfo=conninfo, master_key=key, clock=clock)
+        files = {file.number: file.checksum for file in migrations()}
+        app = create_app(settings, conninfo=conninfo, master_key=key, clock=clock, migrations=files)
+        watch_process(app.state["registry"], "serve", settings, conninfo, lambda: _ledger(app), lambda: _pools(app))
         # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
         # the port; the embedded one is as fast (docs/architecture.md) and is this process.
         server = Server(
@@ -43,12 +49,42 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
             backlog=1024,
             log_enabled=False,
         )
-        uvloop.run(_run(server))
+        with metrics_served(settings, app.state["registry"]):
+            uvloop.run(_run(server, app, settings.drain_seconds))
 
 
-async def _run(server: Server) -> None:
+async def _run(server: Server, app: Litestar, drain_seconds: int) -> None:
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if app.state["stopping"] or not drain_seconds:
+            server.stop()  # type: ignore[no-untyped-call]
+        else:
+            # Whoever sends requests here has to see first that it should not.
+            loop.call_later(drain_seconds, server.stop)
+        app.state["stopping"] = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, stop)
     log.info("serving", address=server.bind_addr, port=server.bind_port)
     await server.serve()
+
+
+def _ledger(app: Litestar) -> PostgresLedger | None:
+    opened: Services | None = app.state.get("services")
+    return None if opened is None else cast("PostgresLedger", opened.ledger)
+
+
+def _pools(app: Litestar) -> Iterator[Pool]:
+    has: Services = app.state["services"]
+    # Those that count requests are not here: all wait for one connection, on purpose.
+    for name, reader in (("read", has.reader), ("desk", has.desk)):
+        yield Pool(
+            name=name,
+            most=reader.size,
+            idle=reader.opened - reader.checked_out,
+            busy=reader.checked_out,
+            waiting=reader.waiting,
+            waits=reader.waits,
+            wait_seconds=reader.wait_seconds,
+        )

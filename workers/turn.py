@@ -10,12 +10,17 @@ from psycopg import sql
 SLICE = "2s"
 
 
+def turn_key(name: str) -> int:
+    """The key of the advisory lock that whoever is active under that name holds."""
+    return int.from_bytes(hashlib.sha256(f"modledger {name}".encode()).digest()[:8], signed=True)
+
+
 def wait_for_turn(connection: psycopg.Connection, name: str, stop: threading.Event) -> bool:
     """Blocks until this connection (autocommit) is the only active one under that name; False when stopped first.
 
     A standby takes over as soon as the active connection ends, milliseconds after a kill -9.
     """
-    key = int.from_bytes(hashlib.sha256(f"modledger {name}".encode()).digest()[:8], signed=True)
+    key = turn_key(name)
     connection.execute("select set_config('lock_timeout', %s, false)", (SLICE,))
     # A time-out that nobody caught would be an error in the server's log, every two seconds from every standby.
     wait = sql.SQL(

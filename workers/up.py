@@ -128,11 +128,18 @@ class Child:
 @contextmanager
 def processes(settings: Settings) -> Iterator[list[Child]]:
     """``work`` and ``serve`` running; both told to stop, and waited for, at the end of the block."""
-    environment = {**os.environ, "MODLEDGER_DEVELOPMENT": "true" if settings.development else "false"}
+    environment = {
+        # Nobody balances requests over what runs here.
+        "MODLEDGER_DRAIN_SECONDS": "0",
+        **os.environ,
+        "MODLEDGER_DEVELOPMENT": "true" if settings.development else "false",
+    }
     children: list[Child] = []
     try:
         for command in ("work", "serve"):
-            child = Child(command, environment)
+            if settings.metrics_port is not None:
+                environment["MODLEDGER_METRICS_PORT"] = str(settings.metrics_port + (command == "work"))
+            child = Child(command, dict(environment))
             children.append(child)
         yield children
     finally:

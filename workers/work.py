@@ -4,11 +4,14 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from modledger.domain.ledger import Ledger
+from prometheus_client import CollectorRegistry
+
+from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.clock import run_clock
 from modledger.workers.eraser import run_eraser
+from modledger.workers.metrics import metrics_served, watch_process
 from modledger.workers.runner import run_projectors
 from modledger.workers.sealer import run_sealer
 from modledger.workers.verifier import run_verifier
@@ -19,14 +22,28 @@ def _utc_now() -> datetime:
 
 
 def work(
-    ledger: Ledger,
+    ledger: PostgresLedger,
     conninfo: str,
     settings: Settings,
     stop: threading.Event,
     clock: Callable[[], datetime] = _utc_now,
 ) -> None:
     """Runs until ``stop`` is set, then lets every batch in hand finish. Any number of such processes may run: each
-    projector, the clock and the sealer is active in one of them, the others stand by. ``clock`` tells the time."""
+    projector, the clock and the sealer is active in one of them, the others stand by. ``clock`` tells the time. Raises
+    PortTaken where the port of /metrics is."""
+    registry = CollectorRegistry()
+    watch_process(registry, "work", settings, conninfo, lambda: ledger)
+    with metrics_served(settings, registry):
+        _run(ledger, conninfo, settings, stop, clock)
+
+
+def _run(
+    ledger: PostgresLedger,
+    conninfo: str,
+    settings: Settings,
+    stop: threading.Event,
+    clock: Callable[[], datetime],
+) -> None:
     threads = [
         *run_projectors(ledger, conninfo, PROJECTORS, stop),
         run_clock(ledger, conninfo, clock, stop),
