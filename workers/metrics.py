@@ -136,7 +136,7 @@ def watch_process(
         return None if (opened := ledger()) is None else opened.recorder.counts.now()
 
     # When a series was made is of no use to Prometheus, and as many lines again.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
