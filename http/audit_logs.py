@@ -7,6 +7,7 @@ erased here too.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import msgspec
 from anyio import to_thread
@@ -170,6 +171,9 @@ async def search_audit_log(
         int | None,
         QueryParameter(ge=1, le=MAX_ID, description="The acting user or bot.", schema_extra=ID_SCHEMA),
     ] = None,
+    correlation_id: Annotated[
+        UUID | None, QueryParameter(description="Of one request (its header X-Correlation-ID) or import.")
+    ] = None,
     since: Annotated[datetime | None, QueryParameter(description="Only what happened then or later.")] = None,
     until: Annotated[datetime | None, QueryParameter(description="Only what happened before then.")] = None,
     offset: Annotated[int, QueryParameter(ge=0, description="How many to pass over.")] = 0,
@@ -188,6 +192,7 @@ async def search_audit_log(
             entity=entity_type,
             entity_id=entity_id,
             actor_id=actor_id,
+            correlation_id=correlation_id,
             since=None if since is None else since.astimezone(UTC),
             until=None if until is None else until.astimezone(UTC),
         ),

@@ -6,6 +6,7 @@ is erased here.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 
@@ -23,6 +24,7 @@ TABLE = Table(
         "entity_id": "bigint not null",
         "actor_id": "bigint",
         "occurred_at": "timestamptz not null",
+        "correlation_id": "uuid not null",
     },
     # Also the order of the log; a position alone is looked for in the ledger.
     primary_key=("occurred_at", "position"),
@@ -30,6 +32,7 @@ TABLE = Table(
         "audit_log_type": "(event_type, occurred_at, position)",
         "audit_log_actor": "(actor_id, event_type, occurred_at, position) where actor_id is not null",
         "audit_log_entity": "(entity_id, occurred_at, position)",
+        "audit_log_correlation": "(correlation_id, occurred_at, position)",
     },
 )
 
@@ -50,13 +53,15 @@ COUNTS = Table(
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A row. ``event_type`` begins with the kind of the entity, whose Discord id is ``entity_id``; ``actor_id`` is that
-    of the acting user or bot, None for the system and the operator."""
+    of the acting user or bot, None for the system and the operator. ``correlation_id``: of the request, import or
+    run of the clock."""
 
     position: int
     event_type: str
     entity_id: int
     actor_id: int | None
     occurred_at: datetime
+    correlation_id: UUID
 
 
 _OF_USERS = {
@@ -140,6 +145,7 @@ def fold(rows: Mapping[Key, Entry], recorded: Recorded) -> Sequence[Entry]:  # n
             entity_id=of.id,
             actor_id=recorded.actor.id,
             occurred_at=recorded.occurred_at,
+            correlation_id=recorded.correlation_id,
         ),
     )
 

@@ -2,13 +2,14 @@
 
 Without an entity, a search walks an index once for each event type that it wants and merges the walks in order, so it
 reads no more rows than it passes; which types there are, or an actor's, stand in ``audit_log_counts``. Totals come from
-there too; what the dates cut off the weeks at both ends is counted along an index. A search by entity walks and counts
-that entity's rows: most have few.
+there too; what the dates cut off the weeks at both ends is counted along an index. A search by entity, or by the
+correlation id of a request or import, walks and counts its rows: most have few.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -23,12 +24,14 @@ from modledger.projections.weeks import beginning, week
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for, all of it together. ``event_types`` None: every one; ``entity_id`` and ``actor_id``
-    are Discord ids; ``since`` ≤ the event's own time < ``until``."""
+    are Discord ids; ``correlation_id``: of the request, import or run of the clock; ``since`` ≤ the event's own
+    time < ``until``."""
 
     event_types: tuple[str, ...] | None = None
     entity: SubjectKind | None = None
     entity_id: int | None = None
     actor_id: int | None = None
+    correlation_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -93,9 +96,14 @@ def needs_kinds(filters: Filters) -> bool:
     """Whether ``statement`` needs to be told which event types there are."""
     return (
         filters.event_types is None
-        and filters.entity_id is None
+        and not _by_subject(filters)
         and (filters.actor_id is not None or filters.entity is not None)
     )
+
+
+def _by_subject(filters: Filters) -> bool:
+    """Whether the rows are walked and counted whatever else is asked for: those of an entity or of a correlation id."""
+    return filters.entity_id is not None or filters.correlation_id is not None
 
 
 def statement(search: Search, kinds: Iterable[str] = ()) -> tuple[str, list[object]]:
@@ -119,12 +127,16 @@ def statement(search: Search, kinds: Iterable[str] = ()) -> tuple[str, list[obje
     actor = [] if filters.actor_id is None else [f"actor_id = {filters.actor_id:d}"]
     types = _types(filters, kinds)
     of_types = [] if types is None else [f"event_type = any({add(list(types), 'text[]')})"]
-    if filters.entity_id is not None:
-        # audit_log_entity
-        entity = [f"entity_id = {filters.entity_id:d}", *actor, *of_types]
+    if _by_subject(filters):
+        # audit_log_entity or audit_log_correlation
+        of = [*actor, *of_types]
+        if filters.entity_id is not None:
+            of.append(f"entity_id = {filters.entity_id:d}")
+        if filters.correlation_id is not None:
+            of.append(f"correlation_id = {add(filters.correlation_id, 'uuid')}")
         if filters.entity is not None:
-            entity.append(f"starts_with(event_type, '{prefix(filters.entity)}')")
-        walks = [[*entity, *dates]]
+            of.append(f"starts_with(event_type, '{prefix(filters.entity)}')")
+        walks = [[*of, *dates]]
         total = _count(walks[0])
     else:
         # One walk for each type along audit_log_type or audit_log_actor; audit_log_pkey for all there are.

@@ -24,12 +24,13 @@ FIRST_POSITION = 1001
 
 
 class Happened(msgspec.Struct, frozen=True):
-    """An event in the order of the ledger; ``at`` is the act's own time."""
+    """An event in the order of the ledger; ``at`` is the act's own time, ``request`` its correlation id."""
 
     stream: str
     event: Event
     at: datetime = NOW
     by: Actor = SYSTEM
+    request: UUID = NAMESPACE
 
 
 def new_event(happened: Happened, version: int) -> NewEvent:
@@ -40,7 +41,7 @@ def new_event(happened: Happened, version: int) -> NewEvent:
         event_id=uuid5(NAMESPACE, f"{happened.stream} {version}"),
         occurred_at=happened.at,
         actor=happened.by,
-        correlation_id=NAMESPACE,
+        correlation_id=happened.request,
         via="http",
     )
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timezone
 from typing import get_args
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import psycopg
@@ -50,6 +50,7 @@ DATES = (
     datetime(9999, 12, 20, tzinfo=UTC),
 )
 ACTORS = (ADMIN, ADMIN, OTHER_ADMIN, SYSTEM, OPERATOR, BOT, Actor("bot", 21))
+REQUESTS = [UUID(int=n) for n in range(1, 24)]
 
 
 def history() -> list[Happened]:
@@ -66,7 +67,9 @@ def history() -> list[Happened]:
             choices = [events.GuildWarned(reason="x"), events.SubscriptionEnded(old_tier=2)]
         elif stream.startswith("bot"):
             choices = [events.BotRegistered(name="x", owner_id=1), events.BotRenamed(old_name="x", name="y")]
-        made.append(Happened(stream, choices[n % len(choices)], DATES[n // 7 % len(DATES)], ACTORS[n % len(ACTORS)]))
+        request = REQUESTS[n // 3 % len(REQUESTS)]
+        event = choices[n % len(choices)]
+        made.append(Happened(stream, event, DATES[n // 7 % len(DATES)], ACTORS[n % len(ACTORS)], request))
     return made
 
 
@@ -111,6 +114,7 @@ def expected(conn: psycopg.Connection, filters: Filters) -> list[Entry]:
         and filters.entity in (None, entity_of(entry.event_type))
         and filters.entity_id in (None, entry.entity_id)
         and filters.actor_id in (None, entry.actor_id)
+        and filters.correlation_id in (None, entry.correlation_id)
         and (filters.since is None or entry.occurred_at >= filters.since)
         and (filters.until is None or entry.occurred_at < filters.until)
     ]
@@ -135,6 +139,7 @@ FILTERS = st.builds(
     entity=st.sampled_from([None, None, *KINDS_OF_SUBJECTS]),
     entity_id=st.sampled_from([None, None, 1, 2, 99]),
     actor_id=st.sampled_from([None, None, 21, 22, 500, 99]),
+    correlation_id=st.sampled_from([None, None, None, *REQUESTS[:2], UUID(int=99)]),
     since=EDGES,
     until=EDGES,
 )
@@ -186,7 +191,7 @@ def test_entities_of_one_id_are_told_apart_by_their_kind(conn: psycopg.Connectio
 
 
 def test_a_page_behind_the_end_is_empty_and_keeps_its_total_and_position(conn: psycopg.Connection) -> None:
-    for filters in (Filters(), Filters(actor_id=21), Filters(entity_id=1), Filters(event_types=("USER_WARN",))):
+    for filters in (Filters(), Filters(actor_id=21), Filters(entity_id=1), Filters(correlation_id=REQUESTS[0])):
         found = ask(conn, Search(filters=filters, offset=10_000))
         assert (found.entries, found.next_cursor, found.position) == ([], None, 300)
         assert found.total == len(expected(conn, filters))
@@ -199,6 +204,7 @@ def test_a_page_behind_the_end_is_empty_and_keeps_its_total_and_position(conn: p
         Filters(entity="user"),
         Filters(entity_id=1),
         Filters(actor_id=21),
+        Filters(correlation_id=REQUESTS[0]),
         Filters(since=NOW - DAY),
         Filters(until=NOW + DAY),
     ],
@@ -274,8 +280,16 @@ def test_names_are_upper_case_begin_with_their_entity_and_are_each_of_one_event(
 
 
 def test_a_line_holds_who_what_and_when_and_no_text() -> None:
-    line = only(folded(audit_log.PROJECTOR, Happened("user:7", events.UserWarned(reason="secret"), NOW, BOT)))
-    assert line == Entry(position=FIRST_POSITION, event_type="USER_WARN", entity_id=7, actor_id=500, occurred_at=NOW)
+    warned = Happened("user:7", events.UserWarned(reason="secret"), NOW, BOT, REQUESTS[3])
+    line = only(folded(audit_log.PROJECTOR, warned))
+    assert line == Entry(
+        position=FIRST_POSITION,
+        event_type="USER_WARN",
+        entity_id=7,
+        actor_id=500,
+        occurred_at=NOW,
+        correlation_id=REQUESTS[3],
+    )
     assert "secret" not in msgspec.json.encode(line).decode()
 
 
@@ -321,6 +335,7 @@ def test_every_event_is_one_line_and_counts_are_those_of_the_lines(
                 subject_of(one.stream).id,
                 one.actor.id,
                 one.occurred_at,
+                one.correlation_id,
             )
             for one in ledger.read(0, 1000)
         ]

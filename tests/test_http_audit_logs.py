@@ -54,6 +54,34 @@ def populate(world: World) -> list[dict[str, Any]]:
     return found
 
 
+def request_of(entry: dict[str, Any]) -> str:
+    return str(entry["event_metadata"]["correlation_id"])
+
+
+def test_all_that_one_request_did_is_found_by_the_correlation_id_of_its_answer(world: World) -> None:
+    items = [{"action": "warn", "target": "user", "id": USER, "reason": f"Rule {n}"} for n in range(3)]
+    items.append({"action": "warn", "target": "guild", "id": GUILD, "reason": "Rule 4"})
+    bulk = world.post("/v1/admin/punishments/bulk", MODERATOR, {"items": items})
+    world.post(f"/v1/admin/punishments/user/{USER}/warn", MODERATOR, {"reason": "Rule 1"})
+    done = bulk.headers["X-Correlation-ID"]
+    found = world.get(f"{LOGS}?correlation_id={done}", ADMIN).json()
+    assert (found["total"], {request_of(one) for one in found["items"]}) == (4, {done})
+    assert {one["event_metadata"]["batch_id"] for one in found["items"]} == {bulk.json()["batch_id"]}
+    # Shouted it is the same; a moderator sees of it what moderators see.
+    assert world.get(f"{LOGS}?correlation_id={done.upper()}&limit=200", ADMIN).json()["items"] == found["items"]
+    assert world.get(f"{LOGS}?correlation_id={done}", MODERATOR).json()["total"] == 3
+    assert world.get(f"{LOGS}?correlation_id={UUID(int=1)}", ADMIN).json()["total"] == 0
+    refused = world.get(f"{LOGS}?limit=1&correlation_id={done}", USER)
+    assert error_of(refused, 403) == "Moderator access required"
+    for garbage in ("", "x", done[:-1], f"{{{done}}}", f"urn:uuid:{done}", done.replace("-", "")):
+        answer = world.get(LOGS, ADMIN, params={"correlation_id": garbage})
+        assert error_of(answer, 400) == "correlation_id must be a UUID"
+    cursor = world.get(f"{LOGS}?correlation_id={done}&limit=2", ADMIN).json()["next_cursor"]
+    rest = world.get(f"{LOGS}?correlation_id={done}&limit=2&cursor={cursor}", ADMIN).json()
+    assert (rest["items"], "next_cursor" in rest) == (found["items"][2:], False)
+    assert error_of(world.get(f"{LOGS}?cursor={cursor}", ADMIN), 400) == "cursor belongs to another search"
+
+
 def test_an_entry_holds_the_documented_keys_and_what_happened(world: World) -> None:
     issued = world.post(f"/v1/admin/punishments/user/{USER}/warn", MODERATOR, {"reason": "Rule 1"})
     response = world.get(f"{LOGS}?event_type=USER_WARN", MODERATOR)
@@ -90,7 +118,7 @@ def test_every_combination_of_filters_answers_what_matches_and_its_exact_number(
         (None, "user", "guild", "bot"),
         (None, USER, GUILD, BOT),
         (None, ADMIN, BOT),
-        ({}, {"since": middle}, {"until": middle}),
+        ({}, {"since": middle}, {"until": middle}, {"correlation_id": request_of(everything[3])}),
     )
     for event_type, entity_type, entity_id, actor_id, dates in combinations:
         expected = [
@@ -102,6 +130,7 @@ def test_every_combination_of_filters_answers_what_matches_and_its_exact_number(
             and (actor_id is None or one["discord_user_id"] == str(actor_id))
             and one["created_at"] >= dates.get("since", "")
             and one["created_at"] < dates.get("until", "9")
+            and dates.get("correlation_id", request_of(one)) == request_of(one)
         ]
         given = {"event_type": event_type, "entity_type": entity_type, "entity_id": entity_id, "actor_id": actor_id}
         parameters = {name: str(value) for name, value in given.items() if value is not None} | dates

@@ -1,6 +1,6 @@
 """The audit log as the ledger itself tells it: who did what to whom, when, by which way, why, and what it changed.
 
-Read tables only say where to look, for a period of time; whatever is told comes from the events.
+A read table only says where to look, for a period of time or a correlation id; whatever is told comes from the events.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -75,7 +75,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 def lines(conninfo: str, ledger: Ledger, asked: Filters, *, newest_first: bool = False) -> Iterator[Line]:
     """All that is asked for, in the order of positions, as they are in the ledger when the first is read. Memory does
-    not grow with them. With a period and no subject the read table ``audit_log`` has to have come to ``head``.
+    not grow with them. Where ``by_read_table`` says so, the read table ``audit_log`` has to have come to ``head``.
 
     Raises psycopg.Error and LedgerUnavailable.
     """
@@ -131,6 +131,12 @@ def event_type(recorded: Recorded) -> str:
 # -- where to look
 
 
+def by_read_table(asked: Filters) -> bool:
+    """Whether the read table ``audit_log`` says where to look, and not the ledger itself."""
+    told = (asked.since, asked.until, asked.correlation_id)
+    return asked.subject is None and any(one is not None for one in told)
+
+
 def _positions(conninfo: str, asked: Filters, newest_first: bool) -> Iterator[int]:
     query, parameters = _query(asked)
     order = "desc" if newest_first else "asc"
@@ -156,8 +162,8 @@ def _query(asked: Filters) -> tuple[str, list[object]]:
         conditions.append(condition)
         parameters.append(value)
 
-    if asked.subject is None and (asked.since is not None or asked.until is not None):
-        # audit_log_pkey, of a few types audit_log_type, of an actor audit_log_actor
+    if by_read_table(asked):
+        # audit_log_pkey, of a few types audit_log_type, of an actor audit_log_actor, audit_log_correlation
         query = "select position from audit_log where position > %s and position <= %s"
         if asked.since is not None:
             add("occurred_at >= %s", asked.since)
@@ -167,6 +173,8 @@ def _query(asked: Filters) -> tuple[str, list[object]]:
             add("event_type = any(%s)", sorted(asked.event_types))
         if asked.actor is not None and asked.actor.id is not None:
             add("actor_id = %s", asked.actor.id)
+        if asked.correlation_id is not None:
+            add("correlation_id = %s", asked.correlation_id)
     else:
         # Of a subject ledger_pkey. All else is looked for along ledger_position, over a million rows a second: asked
         # rarely, and never by a request.
@@ -177,9 +185,6 @@ def _query(asked: Filters) -> tuple[str, list[object]]:
             add("topic = any(%s)", sorted({topic for _, topic in kinds}))
         if asked.actor is not None:
             add("actor = %s", str(asked.actor))
-        if asked.correlation_id is not None:
-            # It stands in the envelope, which is plain JSON.
-            add("position(%s in state) > 0", str(asked.correlation_id).encode())
     return " and ".join([query, *conditions]), parameters
 
 

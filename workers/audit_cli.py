@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from itertools import islice
 from typing import Any
-from uuid import UUID
 
 import click
 import msgspec
@@ -28,7 +27,7 @@ from modledger.domain.mapper import UnreadableEvent
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections.audit_log import EVENT_TYPES
 from modledger.projections.projector import checkpoint
-from modledger.workers.audit import Change, Filters, Line, event_type, lines, punishment_story, story
+from modledger.workers.audit import Change, Filters, Line, by_read_table, event_type, lines, punishment_story, story
 from modledger.workers.audit_diff import differences
 from modledger.workers.opening import Failure, open_ledger
 from modledger.workers.show_cli import MomentType
@@ -202,13 +201,10 @@ def _filters(
 ) -> Filters:
     since: datetime | None = asked["since"]
     until: datetime | None = asked["until"]
-    correlation_id: UUID | None = asked["correlation_id"]
     if since is not None and until is not None and since >= until:
         raise click.BadParameter("it has to be after --since", param_hint="--until")
     reached = ledger.head()
-    if asked["subject"] is None and (since is not None or until is not None):
-        _wait_for(conninfo, reached)
-    return Filters(
+    filters = Filters(
         head=reached if head is None else min(head, reached),
         after=after,
         subject=asked["subject"],
@@ -216,8 +212,11 @@ def _filters(
         event_types=frozenset(asked["types"]),
         since=since,
         until=until,
-        correlation_id=correlation_id,
+        correlation_id=asked["correlation_id"],
     )
+    if by_read_table(filters):
+        _wait_for(conninfo, filters.head)
+    return filters
 
 
 def _wait_for(conninfo: str, position: int) -> None:
