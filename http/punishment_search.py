@@ -16,6 +16,7 @@ from modledger.http.freshness import fresh, progress_of
 from modledger.http.parameters import FARTHEST, MAX_ID
 from modledger.http.punishments import PUNISHMENT_EXAMPLE, punishment_view
 from modledger.http.services import services
+from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_punishments
 from modledger.http.views import PUNISHMENT_TYPES, PunishmentsView
 from modledger.projections.search import Page, Search, find, statement
 
@@ -76,9 +77,9 @@ async def search_punishments(
     offset: Annotated[int, QueryParameter(ge=0, description="How many to pass over.")] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=100, description="How many to answer at most.")] = 25,
     cursor: fragments.Cursor = None,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
 ) -> Response[PunishmentsView]:
-    has = services(request)
-    required = required_position(request)
     if cursor is not None and "offset" in request.query_params:
         raise bad("offset cannot be used together with cursor")
     search = Search(
@@ -95,18 +96,9 @@ async def search_punishments(
         limit=limit,
         cursor=cursor,
     )
-    now = has.clock()
-    try:
-        statement(search, now, fragments=has.fragments)
-    except ValueError as error:
-        raise bad(str(error)) from None
-
-    async def one_page() -> Page:
-        return await has.reader.doing(lambda at: find(at.connection, search, now, fragments=has.fragments))
-
-    found = await fresh(
-        one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")
-    )
+    at = asked_moment(request, as_of, known_at)
+    now = services(request).clock() if at is None else at.now
+    found = await (_present(request, search, now) if at is None else past_punishments(request, search, at))
     view = PunishmentsView(
         punishments=[punishment_view(row, now) for row in found.punishments],
         total=found.total,
@@ -115,6 +107,22 @@ async def search_punishments(
         next_cursor=found.next_cursor or msgspec.UNSET,
     )
     return reply(request, view, found.position)
+
+
+async def _present(request: AnyRequest, search: Search, now: datetime) -> Page:
+    """A page as of now. Raises Problem 400 for a cursor of another search, 501 and 503."""
+    has, required = services(request), required_position(request)
+    try:
+        statement(search, now, fragments=has.fragments)
+    except ValueError as error:
+        raise bad(str(error)) from None
+
+    async def one_page() -> Page:
+        return await has.reader.doing(lambda at: find(at.connection, search, now, fragments=has.fragments))
+
+    return await fresh(
+        one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")
+    )
 
 
 HANDLERS = [search_punishments]

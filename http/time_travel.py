@@ -1,4 +1,5 @@
-"""``as_of`` and ``known_at`` (api.md §4): what the endpoints about one user or guild answer about the past."""
+"""``as_of`` and ``known_at`` (api.md §4): what the endpoints about one user or guild, and the punishment search, answer
+about the past."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,9 +13,10 @@ from modledger.http.endpoints import AnyRequest
 from modledger.http.errors import Problem, bad
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.services import services
-from modledger.projections import past, time_travel
+from modledger.projections import history_search, past, time_travel
 from modledger.projections.guilds import Guild, Owned
 from modledger.projections.profile import Profile
+from modledger.projections.search import Page, Search
 from modledger.projections.time_travel import Instant
 
 AsOf = Annotated[
@@ -83,3 +85,30 @@ async def past_guild(
     if found.owned is None:
         raise Problem(404, "Guild not found")
     return found, found.owned
+
+
+async def past_punishments(request: AnyRequest, search: Search, at: Instant) -> Page:
+    """A page of the search as of the moment. Raises Problem 400 for a cursor of another search or moment, 501 where
+    ``q`` needs fragments, and 503 after 2 seconds behind what was recorded until ``known_at`` and what the request has
+    to be as fresh as."""
+    has, required = services(request), required_position(request)
+    try:
+        history_search.check_cursor(search, at)
+    except ValueError as error:
+        raise bad(str(error)) from None
+    position = None
+    if at.known_at is not None:
+        position = await to_thread.run_sync(has.ledger.position_at, at.known_at)
+        required = max(required, position)
+
+    async def one_page() -> Page:
+        return await has.reader.doing(
+            lambda on: history_search.find(on.connection, search, at, position, fragments=has.fragments)
+        )
+
+    return await fresh(
+        one_page,
+        lambda answer: answer.position,
+        lambda _: required,
+        progress_of(has.checkpoints, history_search.PROJECTOR),
+    )

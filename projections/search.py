@@ -29,6 +29,9 @@ from modledger.projections.weeks import beginning, week
 Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
+# What more a cursor is bound to: the times of a search of the past.
+Moment = tuple[datetime | None, ...]
+
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for; filters are combined with AND. ``type`` 1–4, ``offset`` ≥ 0, ``limit`` ≥ 1; ``q`` 1–100
@@ -64,7 +67,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
-class _Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a page ended. ``expires_at`` None: at those without an end, or not sorted by it."""
 
     expires_at: cursors.Moment | None
@@ -72,18 +75,19 @@ class _Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     id: cursors.Id
 
 
-class _Dates(msgspec.Struct, frozen=True):
+class Dates(msgspec.Struct, frozen=True):
     """What lies between the dates of a search, as SQL. ``both``: the conditions as they are; ``whole_weeks`` on
-    ``punishment_counts``, and what is left on both sides of these weeks. ``weeks``: all that the dates touch, as a
-    condition on a number; None where there are no dates."""
+    ``punishment_counts``, ``whole`` the same on a row, and what is left on both sides of these weeks. ``weeks``: all
+    that the dates touch, as a condition on a number; None where there are no dates."""
 
     both: list[str]
     whole_weeks: str
+    whole: list[str]
     cut_weeks: list[str]
     weeks: str | None
 
 
-_ENDS = "coalesce(expires_at, 'infinity')"
+ENDS = "coalesce(expires_at, 'infinity')"
 
 
 async def find(conn: psycopg.AsyncConnection[Any], search: Search, now: datetime, *, fragments: bool) -> Page:
@@ -105,13 +109,13 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     and a prepared plan for the average of them is wrong for both. For the same reason it is best not prepared at all.
     Raises ValueError for a cursor that is not one of this search's.
     """
-    after = None if search.cursor is None else _decode(search, search.cursor)
+    after = place_of(search)
     parameters = Parameters()
-    types = _types(search)
+    types = types_of(search)
     way = "desc" if search.sort.startswith("-") else "asc"
     named = (("user_id", search.user_id), ("guild_id", search.guild_id), ("issued_by", search.issued_by))
     wanted = [f"{name} = {value:d}" for name, value in named if value is not None]
-    dates = _dates(search, parameters)
+    dates = dates_of(search, parameters)
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
     last = search.offset + search.limit + 1
     terms = None if search.q is None else reason_search.terms(search.q, parameters, fragments=fragments)
@@ -120,7 +124,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     total = _total(search, types, wanted, dates, moment)
     wanted += dates.both
     if search.active_only:
-        wanted.append(f"{_ENDS} > {moment}")
+        wanted.append(f"{ENDS} > {moment}")
     tables = [] if terms is None else terms.tables
     by_marks = bool(terms and types) and search.user_id is None
     if terms is not None and by_marks:
@@ -129,19 +133,19 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     beyond_cursor = []
     if after is not None:
         times = {"created_at": parameters.add(after.created_at, "timestamptz")}
-        if _by_end(search):
-            times = {_ENDS: parameters.add(after.expires_at or "infinity", "timestamptz"), **times}
+        if by_end(search):
+            times = {ENDS: parameters.add(after.expires_at or "infinity", "timestamptz"), **times}
         beyond = "<" if way == "desc" else ">"
         beyond_cursor = [f"({', '.join(times)}, id) {beyond} ({', '.join(times.values())}, {after.id:d})"]
     # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_,
     # punishments_guild_ or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk,
     # because the planner asks a branch of UNION ALL that has conditions of its own for no order.
     cells = _cells(search, types)
-    sort_key = _ENDS if _by_end(search) else "created_at"
-    if _by_end(search) and dates.both and search.user_id is None:
+    sort_key = ENDS if by_end(search) else "created_at"
+    if by_end(search) and dates.both and search.user_id is None:
         if _few_between(search, now):
             # The sum is no index's order, so that the planner sorts what lies between the dates.
-            sort_key = f"{_ENDS} + interval '0'"
+            sort_key = f"{ENDS} + interval '0'"
         else:
             cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
     order = f"order by sort_key {way}, created_at {way}, id {way}"
@@ -151,7 +155,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
         many = [f"case when {condition} then true end" for condition in terms.rows]
         wanted = [condition for condition in wanted if condition not in terms.rows]
         wanted += [*many, "(select not few from decided)"]
-        if not _by_end(search) and dates.weeks is None:
+        if not by_end(search) and dates.weeks is None:
             # One bound only, and where there are no dates: between two ends that it does not know the planner expects
             # nearly nothing.
             bound = "created_at < (select until from spread)", "created_at >= (select since from spread)"
@@ -175,7 +179,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     return sql, parameters.values
 
 
-def _by_end(search: Search) -> bool:
+def by_end(search: Search) -> bool:
     return search.sort.endswith("expires_at")
 
 
@@ -195,14 +199,14 @@ def _few_between(search: Search, now: datetime) -> bool:
 
 def _parts(search: Search, parameters: Parameters) -> tuple[str, str]:
     """Those without an end, which stand in the order of created_at, and those with one."""
-    with_end = f"{_ENDS} < 'infinity'"
+    with_end = f"{ENDS} < 'infinity'"
     if search.created_after is not None:
         # A punishment ends after it began (domain/punishments.py, domain/importing.py). A day, for clocks that differ.
-        with_end += f" and {_ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
-    return f"{_ENDS} = 'infinity'", with_end
+        with_end += f" and {ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
+    return f"{ENDS} = 'infinity'", with_end
 
 
-def page(search: Search, lines: Sequence[Sequence[Any]]) -> Page:
+def page(search: Search, lines: Sequence[Sequence[Any]], moment: Moment = ()) -> Page:
     """The answer of ``statement``, whose lines are never none. Raises FragmentsNeeded."""
     position, total, known, *_ = lines[0]
     check_known(known)
@@ -212,12 +216,12 @@ def page(search: Search, lines: Sequence[Sequence[Any]]) -> Page:
     return Page(
         punishments=shown,
         total=total,
-        next_cursor=_encode(search, shown[-1]) if more else None,
+        next_cursor=_encode(search, moment, shown[-1]) if more else None,
         position=position or 0,
     )
 
 
-def _types(search: Search) -> tuple[int, ...]:
+def types_of(search: Search) -> tuple[int, ...]:
     """The types that can match: users and guilds have their own."""
     possible = {WARNING, TIMEOUT, BAN, GUILD_BLACKLIST} if search.type is None else {search.type}
     if search.user_id is not None:
@@ -241,13 +245,13 @@ def _cells(search: Search, types: tuple[int, ...]) -> list[list[str]]:
     return [[state, f"type = {kind:d}"] for state in states for kind in types]
 
 
-def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: _Dates, moment: str) -> str:
+def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: Dates, moment: str) -> str:
     if not types:
         return "0::bigint"
     of_type = f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
     if search.user_id is not None:
         # punishments_user
-        active = ["open", f"{_ENDS} > {moment}"] if search.active_only else []
+        active = ["open", f"{ENDS} > {moment}"] if search.active_only else []
         return _count([*wanted, *dates.both, of_type, *active])
     # Both values by name, or no index that begins with it could be walked.
     state = "open" if search.active_only else "open = any(array[true, false])"
@@ -274,7 +278,7 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: _Da
 
 
 def _marked(
-    search: Search, types: tuple[int, ...], terms: reason_search.Terms, dates: _Dates, wanted: list[str], last: int
+    search: Search, types: tuple[int, ...], terms: reason_search.Terms, dates: Dates, wanted: list[str], last: int
 ) -> list[str]:
     """What stands in WITH for a search for words, after the tables of the terms. ``found``: the punishments, by their
     marks, in all weeks that the dates touch. ``decided``: how many these are, and whether to fetch and sort them (3 µs
@@ -333,10 +337,10 @@ def _count(conditions: Sequence[str]) -> str:
     return f"(select count(*) from punishments where {' and '.join(conditions)})"  # noqa: S608
 
 
-def _dates(search: Search, parameters: Parameters) -> _Dates:
+def dates_of(search: Search, parameters: Parameters) -> Dates:
     after, before = search.created_after, search.created_before
     if after is None and before is None:
-        return _Dates([], "week = 0", [], None)
+        return Dates([], "week = 0", [], [], None)
     later = earlier = None
     if after is not None:
         later = f"created_at > {parameters.add(after, 'timestamptz')}"
@@ -344,31 +348,37 @@ def _dates(search: Search, parameters: Parameters) -> _Dates:
         earlier = f"created_at < {parameters.add(before, 'timestamptz')}"
     both = [condition for condition in (later, earlier) if condition is not None]
     if after is not None and before is not None and week(after) >= week(before):
-        return _Dates(both, "false", [" and ".join(both)], f"week between {week(after)} and {week(before)}")
-    weeks, cut, touched = ["week > 0"], [], []
+        return Dates(both, "false", ["false"], [" and ".join(both)], f"week between {week(after)} and {week(before)}")
+    weeks, whole, cut, touched = ["week > 0"], [], [], []
     if after is not None:
         touched.append(f"week >= {week(after)}")
         weeks.append(f"week > {week(after)}")
+        whole.append(f"created_at >= {beginning(week(after) + 1)}")
         cut.append(f"{later} and created_at < {beginning(week(after) + 1)}")
     if before is not None:
         touched.append(f"week <= {week(before)}")
         weeks.append(f"week < {week(before)}")
+        whole.append(f"created_at < {beginning(week(before))}")
         cut.append(f"created_at >= {beginning(week(before))} and {earlier}")
-    return _Dates(both, " and ".join(weeks), cut, " and ".join(touched))
+    return Dates(both, " and ".join(weeks), whole, cut, " and ".join(touched))
 
 
-def _identity(search: Search) -> tuple[object, ...]:
+def _identity(search: Search, moment: Moment) -> tuple[object, ...]:
     """What a cursor is bound to."""
     filters = (search.user_id, search.guild_id, search.issued_by, search.type, search.active_only, search.q)
-    return (*filters, search.created_after, search.created_before, search.sort)
+    return (*filters, search.created_after, search.created_before, search.sort, *moment)
 
 
-def _encode(search: Search, last: Punishment) -> str:
-    expires_at = last.expires_at if _by_end(search) else None
-    return cursors.encode(_identity(search), _Place(expires_at, last.created_at, last.id))
+def _encode(search: Search, moment: Moment, last: Punishment) -> str:
+    expires_at = last.expires_at if by_end(search) else None
+    return cursors.encode(_identity(search, moment), Place(expires_at, last.created_at, last.id))
 
 
-def _decode(search: Search, text: str) -> _Place:
+def place_of(search: Search, moment: Moment = ()) -> Place | None:
+    """Where the page before ended; None without a cursor. Raises ValueError for one that is not of this search and
+    moment."""
+    if search.cursor is None:
+        return None
     if search.offset:
         raise ValueError("cursor and offset exclude each other")
-    return cursors.decode(text, _identity(search), _Place)
+    return cursors.decode(search.cursor, _identity(search, moment), Place)
