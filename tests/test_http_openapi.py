@@ -220,6 +220,8 @@ def test_the_schema_states_the_ranges_that_are_checked(document: dict[str, Any])
         "offset",
         "limit",
         "cursor",
+        "as_of",
+        "known_at",
         "X-Ledger-Position",
     ]
     limit = by_name["limit"]["schema"]
