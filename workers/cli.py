@@ -30,6 +30,7 @@ from modledger.domain.settings import Settings, SettingsError, describe_settings
 from modledger.domain.subjects import OWNER
 from modledger.workers.audit_cli import audit
 from modledger.workers.database import database
+from modledger.workers.demo_cli import demo
 from modledger.workers.dump_cli import dump, restore
 from modledger.workers.erase_cli import erase
 from modledger.workers.logs import configure_logs
@@ -112,6 +113,7 @@ cli.add_command(seal)
 cli.add_command(erase)
 cli.add_command(replay)
 cli.add_command(verify)
+cli.add_command(demo)
 cli.add_command(dump)
 cli.add_command(restore)
 cli.add_command(audit)

@@ -19,14 +19,12 @@ the ledger, at positions 1 to 43, before the rest goes through the same months i
 a ledger that never had an event and whose sequence has lost no value.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import sql
 
 from modledger.domain import commands
 from modledger.domain.commands import Command, Context
@@ -35,7 +33,7 @@ from modledger.domain.execute import execute_batch
 from modledger.domain.ledger import Ledger
 from modledger.domain.subjects import MODERATOR, OWNER, PREMIUM, USER
 from modledger.domain.subscriptions import TRIAL_LENGTH
-from modledger.workers.demo_population import TODAY, Population, avatar, careers, populate
+from modledger.workers.demo_population import TODAY, Population, avatar, careers, populate, snowflakes
 from modledger.workers.demo_staff import (
     END,
     EXAMPLE_ADMIN_ID,
@@ -50,9 +48,12 @@ from modledger.workers.demo_staff import (
     issuer,
     user,
 )
+from modledger.workers.demo_telemetry import encoded, fill
 from modledger.workers.demo_upkeep import upkeep
-from modledger.workers.demo_words import reason
+from modledger.workers.demo_words import reason, usernames
 
+# How many commands, and events, the opening has.
+OPENING = 43
 EXAMPLE_USER_ID = 123456789012345678
 EXAMPLE_BANNED_ID = 444555666777888999
 EXAMPLE_BAN_ID = 42
@@ -70,7 +71,7 @@ _NAMES = {
     MODERATOR_ID: "demo_moderator",
 }
 _SEED = 20260310
-_BOT = Actor("bot", DEMO_BOT)
+BOT = Actor("bot", DEMO_BOT)
 _BANNED_AT = datetime(2026, 1, 15, 12, tzinfo=UTC)
 _EXAMPLE_BAN_KEY = 0
 
@@ -107,7 +108,8 @@ def load_demo(ledger: Ledger, conninfo: str, *, now: datetime) -> DemoReport:
     holds something else, LedgerUnavailable and psycopg.Error; nothing has entered the ledger then, or all of it.
     """
     demo = make_demo(now)
-    if ledger.head() and not is_loaded(ledger):
+    last = demo.items[-1][1].command_id
+    if ledger.head() and not ledger.known_commands([last]):
         raise DemoRefused("the ledger is not empty")
     # First, because it may be written again: whoever is killed in between finds an empty ledger and starts over.
     _write_telemetry(conninfo, demo)
@@ -128,7 +130,8 @@ def load_demo(ledger: Ledger, conninfo: str, *, now: datetime) -> DemoReport:
 
 
 def is_loaded(ledger: Ledger) -> bool:
-    """Whether the demo is in this ledger; it is there as a whole or not at all."""
+    """Whether the demo, this one or one of another size, is in this ledger, its roles among it; it is there as a whole
+    or not at all."""
     first = as_commands(opening()[:1])[0][1].command_id
     return bool(ledger.known_commands([first]))
 
@@ -139,14 +142,15 @@ def make_demo(now: datetime) -> Demo:
     first = opening()
     opened = {one.command.user_id: one.at for one in first if isinstance(one.command, commands.RegisterUser)}
     names = {one.command.username for one in first if isinstance(one.command, commands.RegisterUser)}
-    staff = careers(list(opened), _BOT, names)
+    staff = careers(list(opened), BOT, names)
     joined = {one.command.user_id: one.at for one in staff if isinstance(one.command, commands.RegisterUser)}
     population = populate(
-        rng, _BOT, people=USERS - len(opened) - len(joined), guilds=GUILDS - 1, bots=BOTS - 2, taken=names
-    )
+        rng, BOT, people=USERS - len(opened) - len(joined), guilds=GUILDS - 1, bots=BOTS - 2,
+        names=usernames(rng, names), ids=snowflakes(rng),
+    )  # fmt: skip
     # By a seed of its own, so that the rest stays what it was.
     later = Random(_SEED + 1)  # noqa: S311
-    upkept = upkeep(later, _BOT, population.acts)
+    upkept = upkeep(later, BOT, population.acts)
     rest = by_date([*staff, *_afterwards(), *population.acts, *upkept.acts])
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     today = max(midnight, END.replace(hour=0) + timedelta(days=1))
@@ -160,7 +164,7 @@ def make_demo(now: datetime) -> Demo:
     }
     return Demo(
         items=as_commands([*first, *rest, *by_date(_today(rng, today, population))]),
-        user_activity=[(user_id, _last_seen(rng, user_id, since)) for user_id, since in people.items()],
+        user_activity=[(user_id, last_seen(rng, user_id, since)) for user_id, since in people.items()],
         guild_activity=[(guild_id, int(rng.lognormvariate(5, 1.8)) + 2, since) for guild_id, since in guilds.items()],
         bot_activity=[
             (bot_id, len(reports[bot_id]), rng.randrange(100, 40_000), round(rng.uniform(20, 180), 1),
@@ -169,6 +173,13 @@ def make_demo(now: datetime) -> Demo:
         ],
         bot_guilds=[(bot_id, guild_id) for bot_id, named in reports.items() for guild_id in named],
     )  # fmt: skip
+
+
+def head_acts() -> list[Act]:
+    """What a demo of any size begins with: the opening, then the rest of the staff and of the examples by date."""
+    first = opening()
+    opened = [one.command.user_id for one in first if isinstance(one.command, commands.RegisterUser)]
+    return [*first, *by_date([*careers(opened, BOT, set()), *_afterwards()])]
 
 
 def opening() -> list[Act]:
@@ -181,7 +192,7 @@ def opening() -> list[Act]:
     ]  # fmt: skip
     founders = [stint for stint in STINTS if stint.since == START and stint.level != OWNER]
     for index, stint in enumerate(founders, start=1):
-        acts.append(_register(stint.user_id, _NAMES.get(stint.user_id, f"founder_{index}"), _BOT))
+        acts.append(_register(stint.user_id, _NAMES.get(stint.user_id, f"founder_{index}"), BOT))
         acts.append(_level(START, stint.user_id, stint.level, "Founding staff", user(OWNER_ID)))
     example, banned = Subject("user", EXAMPLE_USER_ID), Subject("user", EXAMPLE_BANNED_ID)
     trial, premium = _day(2025, 2, 1), _day(2025, 8, 1)
@@ -190,14 +201,14 @@ def opening() -> list[Act]:
     admin, self_ = user(EXAMPLE_ADMIN_ID), user(EXAMPLE_USER_ID)
     return [
         *acts,
-        _register(EXAMPLE_USER_ID, "exampleuser", _BOT),
-        _act(_day(2025, 1, 2), _BOT, commands.RegisterGuild(
+        _register(EXAMPLE_USER_ID, "exampleuser", BOT),
+        _act(_day(2025, 1, 2), BOT, commands.RegisterGuild(
             guild_id=EXAMPLE_GUILD_ID, name="Example Guild", owner_id=EXAMPLE_USER_ID)),
         _act(_day(2025, 1, 20), user(HEAD_ADMIN_ID), commands.RegisterBot(
             bot_id=EXAMPLE_BOT_ID, name="ExampleBot", owner_id=EXAMPLE_USER_ID)),
         _act(trial, admin, commands.StartTrial(target=example, reason="Welcome")),
         _act(trial + TRIAL_LENGTH, SYSTEM, commands.EndSubscription(target=example, expires_at=trial + TRIAL_LENGTH)),
-        _act(_day(2025, 3, 3), _BOT, commands.RegisterUser(
+        _act(_day(2025, 3, 3), BOT, commands.RegisterUser(
             user_id=EXAMPLE_BANNED_ID, username="banned_example", avatar_url=avatar(EXAMPLE_BANNED_ID, 42))),
         _level(_day(2025, 4, 1), EXAMPLE_USER_ID, MODERATOR, "On probation", admin),
         _act(_day(2025, 5, 5), self_, commands.ChangeUserPrefix(user_id=EXAMPLE_USER_ID, prefix="?")),
@@ -206,7 +217,7 @@ def opening() -> list[Act]:
         _act(premium, admin, commands.GrantSubscription(target=example, tier=PREMIUM, reason="Patreon")),
         _act(premium + timedelta(days=28), admin, commands.GrantSubscription(target=example, tier=PREMIUM)),
         _act(_day(2025, 9, 10), user(OWNER_ID), commands.RevokeSubscription(target=example, reason="Refunded")),
-        _act(_day(2025, 11, 11), _BOT, commands.UpdateUser(user_id=EXAMPLE_USER_ID, avatar_url=picture)),
+        _act(_day(2025, 11, 11), BOT, commands.UpdateUser(user_id=EXAMPLE_USER_ID, avatar_url=picture)),
         _act(_BANNED_AT, admin, commands.IssueBan(target=banned, reason=why)),
         Act(at=_BANNED_AT, actor=admin, command=commands.IssueBan(target=example, reason=why), issues=_EXAMPLE_BAN_KEY),
     ]  # fmt: skip
@@ -238,7 +249,7 @@ def _today(rng: Random, today: datetime, population: Population) -> list[Act]:
     return acts
 
 
-def _last_seen(rng: Random, user_id: int, since: datetime) -> datetime:
+def last_seen(rng: Random, user_id: int, since: datetime) -> datetime:
     """Most were here lately."""
     if user_id == EXAMPLE_USER_ID:
         return END
@@ -263,26 +274,10 @@ def _day(year: int, month: int, day: int) -> datetime:
 
 def _write_telemetry(conninfo: str, demo: Demo) -> None:
     with psycopg.connect(conninfo) as connection:
-        for table, columns, rows in (
-            ("user_activity", ("user_id", "last_activity_at"), demo.user_activity),
-            ("guild_activity", ("guild_id", "member_count", "first_joined_at"), demo.guild_activity),
-            ("bot_activity", ("bot_id", "guilds", "users", "latency_ms", "last_activity_at"), demo.bot_activity),
-            ("bot_guilds", ("bot_id", "guild_id"), demo.bot_guilds),
+        for table, rows in (
+            ("user_activity", demo.user_activity),
+            ("guild_activity", demo.guild_activity),
+            ("bot_activity", demo.bot_activity),
+            ("bot_guilds", demo.bot_guilds),
         ):
-            _copy(connection, table, columns, rows)
-
-
-def _copy(connection: psycopg.Connection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
-    """Adds rows; one whose key is there already stays as it is."""
-    names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    target, loaded = sql.Identifier(table), sql.Identifier(f"loaded_{table}")
-    connection.execute(sql.SQL("create temporary table {} (like {}) on commit drop").format(loaded, target))
-    with connection.cursor().copy(sql.SQL("copy {} ({}) from stdin").format(loaded, names)) as copy:
-        for row in rows:
-            copy.write_row(row)
-    # The primary keys of the four tables. `like` brings no defaults, but each column is among ours.
-    connection.execute(
-        sql.SQL("insert into {} ({names}) select {names} from {} on conflict do nothing").format(
-            target, loaded, names=names
-        )
-    )
+            fill(connection, table, [encoded(table, rows)])

@@ -42,22 +42,22 @@ class Population(msgspec.Struct, kw_only=True):
     spared_guilds: list[int]
 
 
-def populate(rng: Random, bot: Actor, *, people: int, guilds: int, bots: int, taken: set[str]) -> Population:
-    """That many of each; ``bot`` names them all, nobody under a name of ``taken``."""
-    names = demo_words.usernames(rng, taken)
-    ids = _snowflakes(rng)
-    registered = {next(ids): _date(rng, START, _LAST_REGISTRATION) for _ in range(people)}
+def populate(
+    rng: Random, bot: Actor, *, people: int, guilds: int, bots: int, names: Iterator[str], ids: Iterator[int]
+) -> Population:
+    """That many of each, under these names and ids, of which each comes once; ``bot`` brings them all."""
+    registered = {next(ids): date(rng, START, _LAST_REGISTRATION) for _ in range(people)}
     everyone = Population(acts=[], people=registered, guilds={}, bots={}, spared=[], spared_guilds=[])
     for user_id, since in registered.items():
         everyone.acts += _person(rng, user_id, since, names, bot)
     owners = rng.sample(sorted(registered), guilds)
     for owner_id in owners[:guilds]:
         guild_id = next(ids)
-        everyone.guilds[guild_id] = _date(rng, registered[owner_id], END - timedelta(days=6))
+        everyone.guilds[guild_id] = date(rng, registered[owner_id], END - timedelta(days=6))
         everyone.acts += _guild(rng, guild_id, everyone.guilds[guild_id], owner_id, bot)
     for index in range(bots):
         bot_id, owner_id = next(ids), rng.choice(owners)
-        everyone.bots[bot_id] = _date(rng, registered[owner_id], END - timedelta(days=1))
+        everyone.bots[bot_id] = date(rng, registered[owner_id], END - timedelta(days=1))
         register = commands.RegisterBot(
             bot_id=bot_id,
             name=demo_words.bot_name(rng),
@@ -110,13 +110,13 @@ def _person(rng: Random, user_id: int, since: datetime, names: Iterator[str], bo
     acts = [Act(at=since, actor=bot, command=register)]
     if rng.random() < 0.08:
         rename = commands.UpdateUser(user_id=user_id, username=next(names))
-        acts.append(Act(at=_date(rng, since, END), actor=bot, command=rename))
+        acts.append(Act(at=date(rng, since, END), actor=bot, command=rename))
     if rng.random() < 0.06:
         repaint = commands.UpdateUser(user_id=user_id, avatar_url=avatar(user_id, rng.getrandbits(128)))
-        acts.append(Act(at=_date(rng, since, END), actor=bot, command=repaint))
+        acts.append(Act(at=date(rng, since, END), actor=bot, command=repaint))
     if rng.random() < 0.05:
         change = commands.ChangeUserPrefix(user_id=user_id, prefix=rng.choice(("?", "$", "..", "-", "hey")))
-        acts.append(Act(at=_date(rng, since, END), actor=user(user_id), command=change))
+        acts.append(Act(at=date(rng, since, END), actor=user(user_id), command=change))
     return acts
 
 
@@ -130,7 +130,7 @@ def _guild(rng: Random, guild_id: int, since: datetime, owner_id: int, bot: Acto
     register = commands.RegisterGuild(guild_id=guild_id, name=name, avatar_url=picture, owner_id=known_owner)
     acts = [Act(at=since, actor=bot, command=register)]
     roll = rng.random()
-    at = _date(rng, since, END)
+    at = date(rng, since, END)
     if roll < 0.1:
         rename = commands.SyncGuild(guild_id=guild_id, name=f"{name} {rng.randrange(2, 10)}.0")
         acts.append(Act(at=at, actor=bot, command=rename))
@@ -178,7 +178,7 @@ def _subscribe(rng: Random, everyone: Population) -> None:
 def _subscriptions(rng: Random, target: Subject, since: datetime) -> list[Act]:
     """One of the ways that subscriptions go: a trial, Premium for months with renewals or for years, Lifetime; some are
     revoked, the others end or go on."""
-    at = _date(rng, since, END - timedelta(days=5))
+    at = date(rng, since, END - timedelta(days=5))
     acts: list[Act] = []
     if rng.random() < 0.35:
         acts.append(_grant(rng, target, at, TRIAL))
@@ -219,7 +219,8 @@ def _ended(target: Subject, until: datetime | None) -> list[Act]:
     return [Act(at=until, actor=SYSTEM, command=commands.EndSubscription(target=target, expires_at=until))]
 
 
-def _snowflakes(rng: Random) -> Iterator[int]:
+def snowflakes(rng: Random) -> Iterator[int]:
+    """Ids of accounts that are older than the demo, no two alike."""
     span = int((START - _OLDEST_ACCOUNT).total_seconds() * 1000)
     oldest = int((_OLDEST_ACCOUNT - _DISCORD_EPOCH).total_seconds() * 1000)
     seen: set[int] = set()
@@ -230,6 +231,6 @@ def _snowflakes(rng: Random) -> Iterator[int]:
             yield number
 
 
-def _date(rng: Random, first: datetime, last: datetime) -> datetime:
+def date(rng: Random, first: datetime, last: datetime) -> datetime:
     """A whole second after ``first``, at the latest ``last``."""
     return first + timedelta(seconds=rng.randrange(1, int((last - first).total_seconds()) + 1))

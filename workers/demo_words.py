@@ -93,12 +93,17 @@ _PLACES = ("Lounge", "Tavern", "Guild", "Academy", "Arcade", "Workshop", "Club",
 def usernames(rng: Random, taken: set[str]) -> Iterator[str]:
     """Names as Discord allows them, no two alike and none of those ``taken``, which grows."""
     while True:
-        name = rng.choice(_ADJECTIVES) + rng.choice(("", "", "_", ".")) + rng.choice(_NOUNS)
+        name = nickname(rng)
         if rng.random() < 0.4 or name in taken:
             name += str(rng.randrange(1, 10_000))
         if name not in taken:
             taken.add(name)
             yield name
+
+
+def nickname(rng: Random) -> str:
+    """What many might call themselves."""
+    return rng.choice(_ADJECTIVES) + rng.choice(("", "", "_", ".")) + rng.choice(_NOUNS)
 
 
 def guild_name(rng: Random) -> str:
