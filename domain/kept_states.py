@@ -1,6 +1,5 @@
 """Folded streams that a process keeps between commands, so that the next one loads only what came since."""
 
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from threading import Lock
@@ -21,24 +20,19 @@ BYTES = 32 * 1024 * 1024
 UNUSED_SECONDS = 600.0
 
 # A stream's state, how far it is read and its place here, without texts and punishments; a punishment and its ending
-# without their reasons; the end of an amended one. In bytes, and rather more than CPython 3.11 takes.
-_STREAM, _ISSUED, _ENDED, _AMENDED = 2048, 640, 320, 64
+# without their reasons; the end of an amended one; a text without its characters. In bytes, rather more than CPython
+# 3.11 takes.
+_STREAM, _ISSUED, _ENDED, _AMENDED, _TEXT = 2048, 640, 320, 64, 80
 
 
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
     """A stream folded as far as it was ``seen``. Threads share it: nobody may change the state. ``weight``: bytes of
-    its punishments, an upper bound."""
+    its punishments, and ``bytes`` of all of it, both upper bounds."""
 
     state: State
     seen: Seen
     weight: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """How much memory it takes, an upper bound."""
-        state = self.state
-        name = state.username if isinstance(state, User) else state.name
-        return _STREAM + self.weight + sys.getsizeof(name) + sys.getsizeof(state.avatar_url)
+    bytes: int = _STREAM
 
     def and_then(self, later: Sequence[Recorded]) -> "Folded":
         """With the events that follow, in a state of its own."""
@@ -48,18 +42,27 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
         for happened in later:
             evolve(state, happened)
             weight += _weight(happened.event)
-        return Folded(state=state, seen=self.seen.and_then(later), weight=weight)
+        name = state.username if isinstance(state, User) else state.name
+        size = _STREAM + weight + _text(name) + _text(state.avatar_url)
+        return Folded(state=state, seen=self.seen.and_then(later), weight=weight, bytes=size)
 
 
 def _weight(event: events.Event) -> int:
     """What a punishment grows by; what an amendment replaces is not taken off."""
     if isinstance(event, events.Issued):
-        return _ISSUED + sys.getsizeof(event.reason)
+        return _ISSUED + _text(event.reason)
     if isinstance(event, events.PunishmentAmended):
-        return _AMENDED + sys.getsizeof(event.reason)
+        return _AMENDED + _text(event.reason)
     if isinstance(event, events.Revoked | events.PunishmentLapsed):
-        return _ENDED + sys.getsizeof(getattr(event, "reason", None))
+        return _ENDED + _text(getattr(event, "reason", None))
     return 0
+
+
+def _text(text: str | None) -> int:
+    """Of a text as wide as its widest character can be, with the UTF-8 of it that Python may come to keep beside it."""
+    if text is None:
+        return 0
+    return _TEXT + (len(text) if text.isascii() else 4 * len(text) + len(text.encode("utf-8", "surrogatepass")))
 
 
 class KeptStates:

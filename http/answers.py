@@ -125,7 +125,8 @@ def _executor(request: AnyRequest) -> Callable[[Command, UUID], Outcome]:
 
     def execute_command(command: Command, command_id: UUID) -> Outcome:
         context = context_of(request, actor_of(request), command_id, expected_version(if_match))
-        return execute(services(request).ledger, command, context)
+        has = services(request)
+        return execute(has.ledger, command, context, has.states)
 
     return execute_command
 

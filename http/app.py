@@ -1,5 +1,6 @@
 """The application: every operation, the services behind them, and what holds for all of them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -10,6 +11,7 @@ from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from prometheus_client import CollectorRegistry
 
+from modledger.domain.kept_states import KeptStates
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http import (
@@ -56,6 +58,15 @@ from modledger.projections import profile as profiles
 DESK_CONNECTIONS = 2
 # Commands wait for the ledger's next group commit in threads; the more that wait together, the more share one commit.
 COMMAND_THREADS = 64
+# How often folded states are looked at for those that nobody used, in seconds.
+FORGET_SECONDS = 60
+
+
+async def _forget_unused(states: KeptStates) -> None:
+    """A process that gets no more commands is to hold no text of theirs either."""
+    while True:
+        await asyncio.sleep(FORGET_SECONDS)
+        states.forget_unused()
 
 
 def create_app(
@@ -84,12 +95,14 @@ def create_app(
         # One: two of them would wait for each other's rows.
         counts = Reader(conninfo, 1, session=rate_limits.SESSION)
         sealing = Sealing(master_key)
+        states = KeptStates()
         kept = idempotency.Keys(conninfo, desk, sealing)
         app.state["services"] = Services(
             settings=settings,
             clock=clock,
             started_at=clock(),
             ledger=ledger,
+            states=states,
             reader=reader,
             desk=desk,
             viewers=Coalesced(reader, sessions.VIEWERS),
@@ -106,9 +119,11 @@ def create_app(
             fragments=await fragments.indexed(reader),
             geoip=geo,
         )
+        forgetting = asyncio.create_task(_forget_unused(states))
         try:
             yield
         finally:
+            forgetting.cancel()
             await kept.close()
             await reader.close()
             await desk.close()

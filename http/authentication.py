@@ -126,16 +126,17 @@ async def fetch_login_code(request: AnyRequest, data: JSONBody[SyncBody]) -> Res
         context = context_of(request, actor, command_id)
         update = commands.UpdateUser(user_id=user_id, username=data.username, avatar_url=data.avatar_url)
         try:
-            return execute(has.ledger, update, context)
+            return execute(has.ledger, update, context, has.states)
         except NotFound:
             if data.username is None:
                 raise bad("username is required for a user who is not registered") from None
         register = commands.RegisterUser(user_id=user_id, username=data.username, avatar_url=data.avatar_url)
         try:
-            return execute(has.ledger, register, context_of(request, actor, uuid5(command_id, "register")))
+            again = context_of(request, actor, uuid5(command_id, "register"))
+            return execute(has.ledger, register, again, has.states)
         except Conflict:
             # Another bot was faster.
-            return execute(has.ledger, update, context)
+            return execute(has.ledger, update, context, has.states)
 
     async def run(command_id: UUID) -> Answer:
         outcome = await to_thread.run_sync(sync, command_id)

@@ -224,8 +224,9 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
         done = []
         for step in steps:
             context = context_of(request, actor, command_id(batch_id, step.index))
+            caused = msgspec.structs.replace(context, causation_id=batch_id)
             try:
-                outcome = execute(has.ledger, step.command, msgspec.structs.replace(context, causation_id=batch_id))
+                outcome = execute(has.ledger, step.command, caused, has.states)
             except Exception as error:
                 problem = problem_of(error)
                 if problem is None:

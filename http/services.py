@@ -8,6 +8,7 @@ from typing import Any
 from litestar import Request
 from maxminddb import Reader as GeoIP
 
+from modledger.domain.kept_states import KeptStates
 from modledger.domain.ledger import Ledger
 from modledger.domain.settings import Settings
 from modledger.http.idempotency import Keys
@@ -26,6 +27,8 @@ class Services:
     clock: Callable[[], datetime]
     started_at: datetime
     ledger: Ledger
+    # What commands have folded of the ledger's streams.
+    states: KeptStates
     reader: Reader
     desk: Reader
     viewers: Coalesced[bytes]

@@ -16,6 +16,7 @@ import structlog
 from modledger.domain.commands import Command, Context, EndSubscription, LapsePunishment
 from modledger.domain.envelope import SYSTEM, subject_of
 from modledger.domain.execute import execute_batch
+from modledger.domain.kept_states import KeptStates
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.projections.due import due_punishments, due_subscriptions
 from modledger.workers.turn import wait_for_turn
@@ -37,6 +38,7 @@ def run_clock(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop
 
 
 def _run(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop: threading.Event) -> None:
+    kept = KeptStates()
     while not stop.is_set():
         try:
             with psycopg.connect(conninfo, autocommit=True, application_name="modledger clock") as connection:
@@ -45,7 +47,8 @@ def _run(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop: thr
                 done: set[UUID] = set()
                 while not stop.wait(TICK_SECONDS):
                     # An end cannot be taken back, so of this machine's clock and the database's the one behind counts.
-                    record_ends(ledger, connection, min(clock(), _time_of(connection)), done)
+                    record_ends(ledger, connection, min(clock(), _time_of(connection)), done, kept)
+                    kept.forget_unused()
         except (psycopg.Error, LedgerUnavailable) as error:
             log.warning("clock starts over", error=str(error))
             stop.wait(TICK_SECONDS)
@@ -60,12 +63,18 @@ def _time_of(connection: psycopg.Connection) -> datetime:
     return cast("datetime", row[0])
 
 
-def record_ends(ledger: Ledger, connection: psycopg.Connection, now: datetime, done: set[UUID] | None = None) -> int:
+def record_ends(
+    ledger: Ledger,
+    connection: psycopg.Connection,
+    now: datetime,
+    done: set[UUID] | None = None,
+    kept: KeptStates | None = None,
+) -> int:
     """Appends the end of every punishment and tier that ran out until ``now``; returns how many it appended. What is
     due comes from the read tables, whether it is so from the ledger.
 
     ``done`` keeps, from one call to the next, the ends that were dealt with and that read tables which are behind, or
-    stand still, offer again.
+    stand still, offer again; ``kept`` the states of streams.
     """
     done = set() if done is None else done
     offered: set[UUID] = set()
@@ -73,7 +82,9 @@ def record_ends(ledger: Ledger, connection: psycopg.Connection, now: datetime, d
     for items in _batches(_due(connection, now)):
         offered.update(context.command_id for _, context in items)
         fresh = [item for item in items if item[1].command_id not in done]
-        for (command, context), decision in zip(fresh, execute_batch(ledger, fresh) if fresh else [], strict=True):
+        for (command, context), decision in zip(
+            fresh, execute_batch(ledger, fresh, kept) if fresh else [], strict=True
+        ):
             recorded += bool(decision.events)
             if decision.refused is None:
                 done.add(context.command_id)

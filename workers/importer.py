@@ -20,6 +20,7 @@ from modledger.domain.commands import Command, Context
 from modledger.domain.envelope import OPERATOR
 from modledger.domain.execute import execute_batch
 from modledger.domain.importing import MAX_LINE, Record, Unfit, command_id, read_record
+from modledger.domain.kept_states import KeptStates
 from modledger.domain.ledger import Ledger
 
 # One transaction each: large enough that the commit does not count, small enough that no live command waits long.
@@ -67,10 +68,11 @@ def import_file(
     correlation_id = uuid4()
     counts: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
+    kept = KeptStates()
     with path.open("rb") as file, _progress(console, os.fstat(file.fileno()).st_size, progress, clock) as advance:
         lines = _records(file)
         while batch := list(islice(lines, BATCH)):
-            for number, unfit in _take(ledger, batch, now, correlation_id, counts):
+            for number, unfit in _take(ledger, batch, now, correlation_id, counts, kept):
                 skipped[unfit.kind_of_fault] += 1
                 # Not printed as markup or as it is: the text may quote the file, and that is a stranger's.
                 console.print(
@@ -100,7 +102,12 @@ def render(report: ImportReport) -> str:
 
 
 def _take(
-    ledger: Ledger, batch: Sequence[Line], now: datetime, correlation_id: UUID, counts: Counter[str]
+    ledger: Ledger,
+    batch: Sequence[Line],
+    now: datetime,
+    correlation_id: UUID,
+    counts: Counter[str],
+    kept: KeptStates,
 ) -> list[tuple[int, Unfit]]:
     """Carries out a batch, counts it and returns what did not fit, in the order of lines."""
     unfit = [(line.number, line.record) for line in batch if isinstance(line.record, Unfit)]
@@ -125,7 +132,7 @@ def _take(
         )
         for _, id_, record in new
     ]
-    for (number, _, _), decision in zip(new, execute_batch(ledger, items) if items else [], strict=True):
+    for (number, _, _), decision in zip(new, execute_batch(ledger, items, kept) if items else [], strict=True):
         if isinstance(decision.refused, Unfit):
             unfit.append((number, decision.refused))
         elif decision.refused is not None:
