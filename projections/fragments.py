@@ -15,6 +15,22 @@ LEAST: Final = 3
 _HEX = str.maketrans("0123456789abcdef", "ABCDEFGHIJKLMNOP")
 
 
+class _Codes(dict[int, str]):
+    """The code of each character; of those of two bytes it is kept once it was worked out."""
+
+    def __missing__(self, number: int) -> str:
+        one = chr(number)
+        # Q begins a character's number and Z ends it, so that none is found in the middle of another's.
+        plain = one.isascii() and one.isalnum() and not one.isupper()
+        coded = one if plain else "Q" + f"{number:x}".translate(_HEX) + "Z"
+        if number < 0x10000:
+            self[number] = coded
+        return coded
+
+
+_CODES: Final = _Codes()
+
+
 class FragmentsNeeded(Exception):
     """Without pg_trgm it cannot be ruled out that what is asked for stands in the middle of a word or a name."""
 
@@ -22,11 +38,7 @@ class FragmentsNeeded(Exception):
 def code(key: str) -> str:
     """The code of a text that was casefolded (``profile.name_key``): one text contains another exactly when its code
     contains the other's code."""
-    # Q begins a character's number and Z ends it, so that none is found in the middle of another's.
-    return "".join(
-        one if one.isascii() and one.isalnum() and not one.isupper() else "Q" + f"{ord(one):x}".translate(_HEX) + "Z"
-        for one in key
-    )
+    return key.translate(_CODES)
 
 
 def containing(key: str) -> str:
