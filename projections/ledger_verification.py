@@ -1,6 +1,12 @@
-"""Whether the ledger itself is whole: versions without a hole, positions and times in order, every event readable."""
+"""Whether the ledger itself is whole: versions without a hole, positions and times in order, every event readable and
+what it was when it was sealed.
 
-from collections.abc import Iterator, Sequence
+The first say what is wrong with an event, whenever it was appended; the seal says that one was changed in whatever
+column, also where the changed row makes sense. That the sealed hashes are those that were signed is for ``modledger
+seal check`` to say (docs/proof.md).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +15,8 @@ from psycopg.rows import tuple_row
 
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent
+from modledger.domain.merkle import leaf_hash
+from modledger.domain.seal_tree import copy_rows, leaf_of_message, position_of, split
 from modledger.projections.verification import Difference
 
 BATCH = 2_000
@@ -26,18 +34,31 @@ _STREAMS = """
     ) as events
     where originator_version <> before + 1 or notification_id <= earlier
 """
+# What Python has a datetime for; somebody may have written another one.
+_A_TIME = "recorded_at between '0001-01-02' and '9999-12-30'"
 # ledger_position
-_TIMES = """
+_TIMES = f"""
     select notification_id, originator_id, recorded_at, before from (
         select notification_id, originator_id, recorded_at, lag(recorded_at) over (order by notification_id) as before
-        from (select * from ledger where notification_id > %s order by notification_id limit %s) as l
+        from (select * from ledger where notification_id >= %s order by notification_id limit %s) as l where {_A_TIME}
     ) as events
     where recorded_at < before
 """
 # ledger_position
-_COLUMNS = """
-    select notification_id, originator_id, actor, via from ledger
+_COLUMNS = f"""
+    select notification_id, originator_id, actor, via, {_A_TIME} from ledger
     where notification_id > %s order by notification_id limit %s
+"""
+# seal_tiles_position, its last entry
+_LAST_SEALED = """
+    select positions[cardinality(positions)] from seal_tiles where level = 0 order by first_position desc limit 1
+"""
+# seal_tiles_position: from the tile that the first of these positions may stand in.
+_SEALED = """
+    select positions, hashes from seal_tiles
+    where level = 0 and first_position <= %(until)s and first_position >= coalesce(
+        (select max(first_position) from seal_tiles where level = 0 and first_position <= %(after)s), 0)
+    order by first_position
 """
 
 
@@ -49,12 +70,12 @@ def verify_ledger(conninfo: str, ledger: Ledger) -> Iterator[Difference]:
             cursor.execute(_STREAMS, {"streams": None})
             for row in cursor:
                 yield _hole(row)
-        after, head = 0, ledger.head()
+        # In this order: what was sealed before stood before this head.
+        sealed, after, head = _last_sealed(conn), 0, ledger.head()
         while after < head:
-            found, reached = verify_stretch(conn, ledger, after, BATCH)
+            found, after = verify_stretch(conn, ledger, after, BATCH)
             yield from found
-            # From the last one on, so that each time is compared with the one before it.
-            after = reached if reached == head else reached - 1
+        yield from _unlike_the_sealed(conn, {}, head, sealed)
 
 
 def verify_streams(conn: psycopg.Connection[Any], streams: Sequence[str]) -> list[Difference]:
@@ -87,7 +108,7 @@ def verify_stretch(
     conn: psycopg.Connection[Any], ledger: Ledger, after: int, limit: int
 ) -> tuple[list[Difference], int]:
     """What is wrong with at most ``limit`` (≥ 2) events after that position: their times, their bytes, and what the
-    columns repeat of them. Also the last position that was looked at."""
+    columns repeat of them, and what the seal says of each. Also the last position that was looked at."""
     cursor = conn.cursor(row_factory=tuple_row)
     found = [
         Difference(
@@ -98,12 +119,15 @@ def verify_stretch(
             found=_iso(recorded_at),
             stream=stream,
         )
-        for position, stream, recorded_at, before in cursor.execute(_TIMES, (after, limit))
+        for position, stream, recorded_at, before in cursor.execute(_TIMES, (after, limit + 1))
     ]
     columns = cursor.execute(_COLUMNS, (after, limit)).fetchall()
-    readable = ledger.at_all([row[0] for row in columns])
-    for position, stream, actor, via in columns:
+    readable = ledger.at_all([row[0] for row in columns if row[4]])
+    for position, stream, actor, via, is_a_time in columns:
         one = Difference(subject="ledger", where=f"of {stream} at position {position}", field="", stream=stream)
+        if not is_a_time:
+            found.append(_with(one, "recorded_at is out of range"))
+            continue
         event = readable.get(position)
         if event is None:
             found.append(_with(one, f"cannot be read: {_why(ledger, position)}"))
@@ -115,7 +139,51 @@ def verify_stretch(
             found.append(_with(one, "actor", str(event.actor), actor))
         if event.via != via:
             found.append(_with(one, "via", event.via, via))
-    return found, columns[-1][0] if columns else after
+    until = columns[-1][0] if columns else after
+    found += _unlike_the_sealed(conn, {position: stream for position, stream, *_ in columns}, after, until)
+    return found, until
+
+
+def _unlike_the_sealed(
+    conn: psycopg.Connection[Any], streams: Mapping[int, str], after: int, until: int
+) -> Iterator[Difference]:
+    """Of the positions after one up to another: what is not as it was sealed, is gone, or was put in later."""
+    there: dict[int, list[bytes]] = {}
+    with conn.cursor() as cursor, cursor.copy(copy_rows(after, until).encode()) as messages:
+        for message in messages:
+            if (leaf := leaf_of_message(message)) is not None:
+                there.setdefault(position_of(leaf), []).append(leaf_hash(leaf))
+    # After the rows, and the last before the tiles: the sealer may be at work.
+    last = _last_sealed(conn)
+    sealed = {
+        position: hashed
+        for positions, hashes in conn.cursor(row_factory=tuple_row).execute(_SEALED, {"after": after, "until": until})
+        for position, hashed in zip(positions, split(hashes), strict=False)
+        if after < position <= until
+    }
+    for position in sorted(sealed.keys() | there.keys()):
+        hashed, found = sealed.get(position), there.get(position, [])
+        stream = streams.get(position)
+        one = Difference(
+            subject="ledger",
+            where=f"of {stream} at position {position}" if stream else f"at position {position}",
+            field="",
+            stream=stream,
+        )
+        if hashed is None:
+            if position <= last:
+                yield _with(one, "was put in after the ledger had been sealed beyond it")
+        elif not found:
+            yield _with(one, "was sealed, and is gone")
+        elif hashed not in found:
+            yield _with(one, "is not what was sealed")
+        elif len(found) > 1:
+            yield _with(one, "stands beside another event at its position")
+
+
+def _last_sealed(conn: psycopg.Connection[Any]) -> int:
+    row = conn.cursor(row_factory=tuple_row).execute(_LAST_SEALED).fetchone()
+    return row[0] if row else 0
 
 
 def _with(one: Difference, field: str, expected: str | None = None, found: str | None = None) -> Difference:

@@ -217,8 +217,12 @@ def test_telemetry_is_about_everybody_registered_and_bots_are_in_as_many_guilds_
             found = connection.execute(f"select count(*) from {table}".encode()).fetchone()
             assert found is not None
             assert found[0] == kinds[event]
-        told: dict[int, int] = dict(connection.execute("select bot_id, guilds from bot_activity where guilds > 0").fetchall())
-        named: dict[int, int] = dict(connection.execute("select bot_id, count(*) from bot_guilds group by bot_id").fetchall())
+        told: dict[int, int] = dict(
+            connection.execute("select bot_id, guilds from bot_activity where guilds > 0").fetchall()
+        )
+        named: dict[int, int] = dict(
+            connection.execute("select bot_id, count(*) from bot_guilds group by bot_id").fetchall()
+        )
     assert told == named
     assert told[DEMO_BOT] == max(told.values())
 
