@@ -65,7 +65,7 @@ COUNT = """
 MARK = f"""
     insert into punishment_marks
     select kind, value, id / {marks.SPAN}, bit_or(set_bit(0::bit({marks.SPAN}), mod(id, {marks.SPAN})::int, 1))
-    from punishments join sampled on n = id, lateral (
+    from punishments join sampled on n = number, lateral (
         select {marks.WORD}, word from unnest(words) as word
         union all select {marks.ISSUER}, issued_by where issued_by is not null
         union all select {marks.GUILD}, guild_id where guild_id is not null

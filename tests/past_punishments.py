@@ -68,7 +68,7 @@ class Chronicle:
         draw = self.draw
         stream = draw.choice(STREAMS)
         at = now + draw.choice((-2, -1, 0, 0, 0, 0, 0, 0, 1)) * SECOND
-        if draw.random() < 0.05:
+        if draw.random() < 0.25:
             # A clock that is wrong, or somebody who writes down late what happened.
             at = now + draw.randint(-60 * 24, 48) * HOUR
         open_ = [(n, one) for n, one in self.states[stream].punishments.items() if one.ending is None]
