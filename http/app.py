@@ -1,7 +1,7 @@
 """The application: every operation, the services behind them, and what holds for all of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -82,10 +82,83 @@ def create_app(
     away later is answered with 503 until it is back. ``migrations``: the checksums, by number, that the database must
     have for /health/ready, which also asks ``state["stopping"]``. Its requests are counted into ``state["registry"]``.
     Raises SettingsError for a GeoIP database that is none."""
+    return furnish(
+        operations(allowed_origins(settings)),
+        settings,
+        conninfo=conninfo,
+        master_key=master_key,
+        clock=clock,
+        migrations=migrations,
+    )
+
+
+def operations(origins: Sequence[str]) -> Litestar:
+    """Every operation, for pages of ``origins`` too, with nothing yet to work with: see ``furnish``."""
+    app = Litestar(
+        route_handlers=[
+            *audit_logs.HANDLERS,
+            *audit_proofs.HANDLERS,
+            *authentication.HANDLERS,
+            *bot_reports.HANDLERS,
+            *bots.HANDLERS,
+            *erasure.HANDLERS,
+            *guilds.HANDLERS,
+            *health.HANDLERS,
+            *own_guilds.HANDLERS,
+            *own_sessions.HANDLERS,
+            *permissions.HANDLERS,
+            *profile.HANDLERS,
+            *punishment_search.HANDLERS,
+            *punishments.HANDLERS,
+            *punishments_bulk.HANDLERS,
+            *punishment_changes.HANDLERS,
+            *statistics.HANDLERS,
+            *subscriptions.HANDLERS,
+            *users.HANDLERS,
+            *users_me.HANDLERS,
+        ],
+        lifespan=[_running],
+        exception_handlers={Exception: answer_error},
+        request_max_body_size=BODY_LIMIT,
+        openapi_config=openapi_config(version("modledger")),
+        plugins=[ClosedBodies()],
+        # The pages that may send commands may also read the answers.
+        cors_config=CORSConfig(
+            allow_origins=list(origins),
+            allow_credentials=True,
+            allow_methods=["GET", "POST"],
+            expose_headers=["ETag", "Retry-After", "X-Correlation-ID", freshness.HEADER, idempotency.REPLAYED],
+        )
+        if origins
+        else None,
+        # Ours is structlog, in edge.py and errors.py.
+        logging_config=None,
+    )
+    app.state["unnamed"] = refused_preflights_as_errors(app.asgi_handler)
+    return app
+
+
+@asynccontextmanager
+async def _running(app: Litestar) -> AsyncIterator[None]:
+    async with app.state["running"]():
+        yield
+
+
+def furnish(
+    app: Litestar,
+    settings: Settings,
+    *,
+    conninfo: str,
+    master_key: bytes,
+    clock: Callable[[], datetime] = utc_now,
+    migrations: Mapping[int, str] | None = None,
+) -> Litestar:
+    """What ``create_app`` says, for the operations of ``app``, which take far longer to register. May be called again
+    once ``app`` has stopped, and then leaves nothing of what was given before."""
     geo = geoip.open_geoip(settings.geoip_database)
 
     @asynccontextmanager
-    async def running(app: Litestar) -> AsyncIterator[None]:
+    async def running() -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = COMMAND_THREADS
         ledger = await to_thread.run_sync(
             lambda: PostgresLedger(conninfo, master_key, connections=settings.write_connections)
@@ -132,50 +205,10 @@ def create_app(
             if geo is not None:
                 geo.close()
 
-    origins = allowed_origins(settings)
-    app = Litestar(
-        route_handlers=[
-            *audit_logs.HANDLERS,
-            *audit_proofs.HANDLERS,
-            *authentication.HANDLERS,
-            *bot_reports.HANDLERS,
-            *bots.HANDLERS,
-            *erasure.HANDLERS,
-            *guilds.HANDLERS,
-            *health.HANDLERS,
-            *own_guilds.HANDLERS,
-            *own_sessions.HANDLERS,
-            *permissions.HANDLERS,
-            *profile.HANDLERS,
-            *punishment_search.HANDLERS,
-            *punishments.HANDLERS,
-            *punishments_bulk.HANDLERS,
-            *punishment_changes.HANDLERS,
-            *statistics.HANDLERS,
-            *subscriptions.HANDLERS,
-            *users.HANDLERS,
-            *users_me.HANDLERS,
-        ],
-        lifespan=[running],
-        exception_handlers={Exception: answer_error},
-        request_max_body_size=BODY_LIMIT,
-        openapi_config=openapi_config(version("modledger")),
-        plugins=[ClosedBodies()],
-        # The pages that may send commands may also read the answers.
-        cors_config=CORSConfig(
-            allow_origins=list(origins),
-            allow_credentials=True,
-            allow_methods=["GET", "POST"],
-            expose_headers=["ETag", "Retry-After", "X-Correlation-ID", freshness.HEADER, idempotency.REPLAYED],
-        )
-        if origins
-        else None,
-        # Ours is structlog, in edge.py and errors.py.
-        logging_config=None,
-    )
+    app.state["running"] = running
     app.state["migrations"] = migrations or {}
     app.state["stopping"] = False
     app.state["registry"] = CollectorRegistry()
     requests = Requests(app.state["registry"])
-    app.asgi_handler = named_and_logged(refused_preflights_as_errors(app.asgi_handler), requests, settings.access_log)
+    app.asgi_handler = named_and_logged(app.state["unnamed"], requests, settings.access_log)
     return app

@@ -18,7 +18,8 @@ from modledger.domain.envelope import OPERATOR, SYSTEM, Actor, Via
 from modledger.domain.execute import Outcome, execute
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
-from modledger.http.app import create_app
+from modledger.http.app import furnish, operations
+from modledger.http.endpoints import allowed_origins
 from modledger.http.keys import create_key
 from modledger.http.sessions import COOKIE, open_session
 from modledger.projections.catalog import PROJECTORS
@@ -220,13 +221,21 @@ def _documented(app: Litestar) -> _Documented:
     return _KNOWN[0]
 
 
+# Applications that ran, by their origins: to register the operations takes longer than most tests.
+_STOPPED: dict[tuple[str, ...], list[Litestar]] = {}
+
+
 @contextmanager
 def started(world: World, settings: Settings = SETTINGS) -> Iterator[World]:
     """The world with an application that runs."""
-    app = create_app(settings, conninfo=world.database, master_key=MASTER_KEY, clock=lambda: world.now)
+    origins = allowed_origins(settings)
+    stopped = _STOPPED.setdefault(origins, [])
+    app = stopped.pop() if stopped else operations(origins)
+    furnish(app, settings, conninfo=world.database, master_key=MASTER_KEY, clock=lambda: world.now)
     with TestClient(app, raise_server_exceptions=False) as client:
         world.client = client
         yield world
+    stopped.append(app)
 
 
 def people(world: World) -> None:
