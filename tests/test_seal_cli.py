@@ -8,7 +8,8 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from modledger.workers.seal_cli import seal
 from tests import independent_checker
 from tests.databases import MASTER_KEY
+from tests.postgres_server import create_database, drop_database
 from tests.sealing import SEED, fill, unguarded
 from tests.test_cli import modledger, refused
 
@@ -27,14 +29,22 @@ CHECKER = Path(__file__).with_name("independent_checker.py")
 def connection(database: str) -> Iterator[psycopg.Connection]:
     """A ledger of 600 events."""
     with psycopg.connect(database, autocommit=True) as opened:
-        opened.execute("insert into installation (master_key_check) values ('')")
-        fill(opened, 600)
+        begin(opened)
         yield opened
 
 
 @pytest.fixture
 def settings(database: str, connection: psycopg.Connection) -> dict[str, str]:
+    return settings_of(database)
+
+
+def settings_of(database: str) -> dict[str, str]:
     return {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_SEAL_KEY": b64encode(SEED).decode()}
+
+
+def begin(connection: psycopg.Connection) -> None:
+    connection.execute("insert into installation (master_key_check) values ('')")
+    fill(connection, 600)
 
 
 def ok(done: "subprocess.CompletedProcess[str]") -> str:
@@ -59,17 +69,64 @@ def status_of(key: str, file: Path) -> tuple[int, bool]:
     return ours.exit_code, True
 
 
-@pytest.fixture
-def kit(connection: psycopg.Connection, settings: dict[str, str], tmp_path: Path) -> tuple[str, dict[str, Path]]:
+class Kit(NamedTuple):
     """What an auditor took away: the public key, two heads, proofs between them and of an event, and all events."""
-    files = {name: tmp_path / name for name in ("old.txt", "new.txt", "proof.json", "link.json", "ledger.jsonl")}
-    files["old.txt"].write_text(ok(modledger("seal", "head", **settings)), "utf-8")
-    fill(connection, 411)
-    files["new.txt"].write_text(ok(modledger("seal", "head", **settings)), "utf-8")
-    files["proof.json"].write_text(ok(modledger("seal", "prove", "300", **settings)), "utf-8")
-    files["link.json"].write_text(ok(modledger("seal", "consistency", "600", **settings)), "utf-8")
-    ok(modledger("seal", "export", str(files["ledger.jsonl"]), **settings))
-    return ok(modledger("seal", "key", **settings)).strip(), files
+
+    database: str
+    key: str
+    files: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def taken_away(postgres_server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
+    """Made once. To its database, named here for copies to be made of it, nobody stays connected."""
+    name = f"kit_{uuid4().hex}"
+    database = create_database(postgres_server, name, template_database)
+    settings = settings_of(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+        begin(connection)
+        old = ok(modledger("seal", "head", **settings))
+        fill(connection, 411)
+    file = tmp_path_factory.mktemp("kit") / "ledger.jsonl"
+    new = ok(modledger("seal", "head", **settings))
+    proof = ok(modledger("seal", "prove", "300", **settings))
+    link = ok(modledger("seal", "consistency", "600", **settings))
+    ok(modledger("seal", "export", str(file), **settings))
+    texts = {"old.txt": old, "new.txt": new, "proof.json": proof, "link.json": link}
+    files = {name: text.encode() for name, text in texts.items()} | {"ledger.jsonl": file.read_bytes()}
+    yield Kit(name, ok(modledger("seal", "key", **settings)).strip(), files)
+    drop_database(postgres_server, name)
+
+
+@pytest.fixture
+def kit(taken_away: Kit, tmp_path: Path) -> tuple[str, dict[str, Path]]:
+    """The public key and the files, the test's own."""
+    for name, content in taken_away.files.items():
+        (tmp_path / name).write_bytes(content)
+    return taken_away.key, {name: tmp_path / name for name in taken_away.files}
+
+
+@pytest.fixture
+def left_behind(postgres_server: str, taken_away: Kit) -> Iterator[tuple[psycopg.Connection, dict[str, str]]]:
+    """The database that the kit was taken from, the test's own, and the settings that lead to it."""
+    name = f"left_{uuid4().hex}"
+    database = create_database(postgres_server, name, taken_away.database)
+    with psycopg.connect(database, autocommit=True) as opened:
+        yield opened, settings_of(database)
+    drop_database(postgres_server, name)
+
+
+@pytest.fixture(scope="module")
+def head_and_one_more(postgres_server: str, template_database: str) -> Iterator[dict[str, str]]:
+    """The settings of a ledger that is sealed but for its last event, for calls that change nothing."""
+    name = f"sealed_{uuid4().hex}"
+    settings = settings_of(create_database(postgres_server, name, template_database))
+    with psycopg.connect(settings["MODLEDGER_DATABASE_URL"], autocommit=True) as connection:
+        begin(connection)
+        ok(modledger("seal", "head", **settings))
+        fill(connection, 1)
+    yield settings
+    drop_database(postgres_server, name)
 
 
 def test_what_an_auditor_took_away_is_checked_offline_with_the_public_key_only(
@@ -143,7 +200,7 @@ def test_both_checkers_find_every_forgery(kit: tuple[str, dict[str, Path]], tmp_
         assert status_of(key, forged) == (1, False), (number, content)
 
 
-def test_files_of_another_key_prove_nothing(kit: tuple[str, dict[str, Path]], database: str) -> None:
+def test_files_of_another_key_prove_nothing(kit: tuple[str, dict[str, Path]]) -> None:
     _, files = kit
     other = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
     for file in files.values():
@@ -151,12 +208,10 @@ def test_files_of_another_key_prove_nothing(kit: tuple[str, dict[str, Path]], da
 
 
 def test_a_byte_changed_in_sql_is_found_and_named_in_the_database_and_in_an_export(
-    connection: psycopg.Connection,
-    settings: dict[str, str],
-    kit: tuple[str, dict[str, Path]],
-    tmp_path: Path,
+    left_behind: tuple[psycopg.Connection, dict[str, str]], kit: tuple[str, dict[str, Path]], tmp_path: Path
 ) -> None:
     key, files = kit
+    connection, settings = left_behind
     assert "1011 events, 2 heads, the last good one of 1011 events" in ok(modledger("seal", "check", **settings))
     unguarded(
         connection, "update ledger set state = set_byte(state, 2, get_byte(state, 2) # 1) where notification_id = 300"
@@ -173,9 +228,10 @@ def test_a_byte_changed_in_sql_is_found_and_named_in_the_database_and_in_an_expo
 
 
 def test_a_kept_head_finds_that_the_end_was_cut_off(
-    connection: psycopg.Connection, settings: dict[str, str], kit: tuple[str, dict[str, Path]]
+    left_behind: tuple[psycopg.Connection, dict[str, str]], kit: tuple[str, dict[str, Path]]
 ) -> None:
     _, files = kit
+    connection, settings = left_behind
     for table in ("seals", "seal_tiles"):
         unguarded(connection, f"delete from {table}")
     unguarded(connection, "delete from ledger where notification_id > 600")
@@ -224,11 +280,9 @@ def test_the_state_of_sealing_is_told(connection: psycopg.Connection, settings: 
     ],
 )
 def test_bad_input_is_one_clear_line(
-    connection: psycopg.Connection, settings: dict[str, str], arguments: tuple[str, ...], status: int, said: str
+    head_and_one_more: dict[str, str], arguments: tuple[str, ...], status: int, said: str
 ) -> None:
-    ok(modledger("seal", "head", **settings))
-    fill(connection, 1)
-    refused(modledger("seal", *arguments, **settings), status, said)
+    refused(modledger("seal", *arguments, **head_and_one_more), status, said)
 
 
 def test_before_anything_is_sealed_there_is_nothing_to_prove(settings: dict[str, str], tmp_path: Path) -> None:
