@@ -14,13 +14,15 @@ from psycopg.rows import class_row
 
 from modledger.domain import events
 from modledger.domain.memory_ledger import MemoryLedger
+from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import marks, reason_words
 from modledger.projections.projector import advance
 from modledger.projections.punishment_history import PROJECTOR, History, derive
 from modledger.projections.punishment_versions import BOTH, DATED, KNOWN, TABLE, Version
 from modledger.projections.time_travel import Instant
+from modledger.projections.verification import verify_projector
 from modledger.projections.weeks import week
-from tests.projection_history import HOUR, NOW, Happened, append, contents, memory_ledger
+from tests.projection_history import DAY, HOUR, NOW, Happened, append, contents, memory_ledger
 from tests.test_punishment_history import as_it_was, expected, punished
 
 TABLES: Final = (PROJECTOR.table, *PROJECTOR.beside)
@@ -238,3 +240,42 @@ def everything(conn: psycopg.Connection) -> str:
         for table in TABLES
         for line in conn.execute(f"select t::text from {table.name} t".encode()).fetchall()
     ).casefold()
+
+
+# -- verification
+
+
+PLANTED = [
+    (
+        "update punishment_histories set changes = jsonb_set(changes, '{0,5}', '\"not so\"')",
+        (
+            "punishment_history (stream=user:1, number=1): changes",
+            "punishment_versions (stream=user:1, number=1, place=0)",
+        ),
+    ),
+    (
+        "update punishment_versions set until_position = null where place = 0",
+        ("punishment_versions (stream=user:1, number=1, place=0): until_position",),
+    ),
+    ("delete from punishment_versions where place = 1", ("place=1): row is missing",)),
+    (f"delete from punishment_version_marks where kind = {marks.REPLACED_DATED}", ("punishment_version_marks",)),
+    ("update version_words set punishments = 7 where code = 'raid'", ("version_words",)),
+]
+
+
+@pytest.mark.parametrize(("plant", "told"), PLANTED)
+def test_verification_finds_what_was_changed_in_any_of_the_tables(
+    conn: psycopg.Connection, database: str, ledger: PostgresLedger, plant: str, told: Sequence[str]
+) -> None:
+    numbers: dict[str, int] = {}
+    append(ledger, numbers, Happened("user:1", events.UserWarned(reason="spam"), NOW))
+    amended = events.PunishmentAmended(number=1, old_reason="spam", reason="raid", old_expires_at=None, expires_at=None)
+    append(ledger, numbers, Happened("user:1", amended, NOW + DAY))
+    while advance(conn, PROJECTOR, ledger, 100).more:
+        pass
+    assert list(verify_projector(database, PROJECTOR, ledger)) == []
+    assert conn.execute(plant.encode()).rowcount == 1
+    places = [one.place() for one in verify_projector(database, PROJECTOR, ledger)]
+    assert places
+    for text in told:
+        assert any(text in place for place in places), places
