@@ -157,7 +157,8 @@ async def authenticate_bot(request: Request[Any, Any, Any]) -> Caller:
     caller = await caller_of(request)
     if caller is None:
         raise unauthenticated()
+    # Before the refusal: the log names who was refused.
+    request.scope["user"] = caller
     if caller.kind != "bot":
         raise Problem(403, "Bot key required")
-    request.scope["user"] = caller
     return caller

@@ -186,11 +186,12 @@ async def authenticate(request: Request[Any, Any, Any], level: int, *, restricte
     viewer = await _viewer(services(request), hash_of(token))
     if viewer is None:
         raise unauthenticated()
+    # Before any refusal: the log names who was refused.
+    request.scope["user"] = viewer
     if viewer.restricted and not restricted_too:
         raise Problem(403, "Account restricted")
     if viewer.level < level:
         raise Problem(403, ACCESS[level])
-    request.scope["user"] = viewer
     return viewer
 
 
@@ -203,6 +204,7 @@ async def authenticate_any(request: Request[Any, Any, Any], *, required: bool) -
     """
     token = token_of(request)
     viewer = None if token is None else await _viewer(services(request), hash_of(token))
+    request.scope["user"] = viewer
     if viewer is not None and viewer.restricted:
         raise Problem(403, "Account restricted")
     who = viewer or await caller_of(request)

@@ -30,6 +30,7 @@ TOP_LEVEL = {
     "Makefile",
     "README.md",
     "bench",
+    "deploy",
     "docs",
     "domain",
     "http",

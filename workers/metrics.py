@@ -116,16 +116,17 @@ class AppendCollector(Collector):
         )
 
 
-def watch_process(
+@contextmanager
+def watched_process(
     registry: CollectorRegistry,
     process: str,
     settings: Settings,
     conninfo: str,
     ledger: Callable[[], PostgresLedger | None],
     pools: Callable[[], Iterable[Pool]] = tuple,
-) -> None:
-    """Registers what every process of ours shows. ``ledger`` answers None while it is not open; ``pools``: those beside
-    the ledger's own."""
+) -> Iterator[None]:
+    """Registers what every process of ours shows, to be asked for as long as the block lasts. ``ledger`` answers None
+    while it is not open; ``pools``: those beside the ledger's own."""
 
     def all_pools() -> Iterator[Pool]:
         if (opened := ledger()) is not None:
@@ -150,7 +151,12 @@ def watch_process(
         ).set_function(lambda: _free_bytes(settings))
     registry.register(AppendCollector(counted))
     registry.register(PoolCollector(all_pools))
-    registry.register(InstallationCollector(conninfo))
+    installation = InstallationCollector(conninfo)
+    registry.register(installation)
+    try:
+        yield
+    finally:
+        installation.close()
 
 
 def _free_bytes(settings: Settings) -> int:

@@ -61,6 +61,12 @@ class InstallationCollector(Collector):
         # A scrape has a thread of its own, and several may come at once.
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Closes the connection; a later scrape opens another."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             metrics, answered = self._ask_all()

@@ -11,6 +11,7 @@ import uvloop
 from granian.constants import Interfaces
 from granian.server.embed import Server
 from litestar import Litestar
+from prometheus_client import CollectorRegistry
 
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
@@ -18,7 +19,7 @@ from modledger.http.app import create_app
 from modledger.http.services import Services, utc_now
 from modledger.workers.database import database
 from modledger.workers.master_key import master_key
-from modledger.workers.metrics import Pool, metrics_served, watch_process
+from modledger.workers.metrics import Pool, metrics_served, watched_process
 from modledger.workers.migrate import migrations, require_migrated
 from modledger.workers.port import require_free_port
 
@@ -37,7 +38,6 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
         PostgresLedger(conninfo, key, connections=1).close()
         files = {file.number: file.checksum for file in migrations()}
         app = create_app(settings, conninfo=conninfo, master_key=key, clock=clock, migrations=files)
-        watch_process(app.state["registry"], "serve", settings, conninfo, lambda: _ledger(app), lambda: _pools(app))
         # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
         # the port; the embedded one is as fast (docs/architecture.md) and is this process.
         server = Server(
@@ -49,7 +49,11 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
             backlog=1024,
             log_enabled=False,
         )
-        with metrics_served(settings, app.state["registry"]):
+        registry: CollectorRegistry = app.state["registry"]
+        with (
+            watched_process(registry, "serve", settings, conninfo, lambda: _ledger(app), lambda: _pools(app)),
+            metrics_served(settings, registry),
+        ):
             uvloop.run(_run(server, app, settings.drain_seconds))
 
 

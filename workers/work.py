@@ -11,7 +11,7 @@ from modledger.domain.settings import Settings
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.clock import run_clock
 from modledger.workers.eraser import run_eraser
-from modledger.workers.metrics import metrics_served, watch_process
+from modledger.workers.metrics import metrics_served, watched_process
 from modledger.workers.runner import run_projectors
 from modledger.workers.sealer import run_sealer
 from modledger.workers.verifier import run_verifier
@@ -32,8 +32,7 @@ def work(
     projector, the clock and the sealer is active in one of them, the others stand by. ``clock`` tells the time. Raises
     PortTaken where the port of /metrics is."""
     registry = CollectorRegistry()
-    watch_process(registry, "work", settings, conninfo, lambda: ledger)
-    with metrics_served(settings, registry):
+    with watched_process(registry, "work", settings, conninfo, lambda: ledger), metrics_served(settings, registry):
         _run(ledger, conninfo, settings, stop, clock)
 
 
