@@ -12,8 +12,8 @@ import msgspec
 
 from modledger.domain import events
 from modledger.domain.envelope import Recorded, SubjectKind, subject_of
-from modledger.projections.projector import Cursor, Key, Projector, Table
-from modledger.projections.weeks import week
+from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
+from modledger.projections.weeks import week, within
 
 TABLE = Table(
     name="audit_log",
@@ -182,4 +182,12 @@ PROJECTOR = Projector(
     fold=fold,
     also=count,
     beside=(COUNTS,),
+    slices={
+        # audit_log_type, audit_log_actor
+        COUNTS.name: Slice(
+            rows="event_type = %(event_type)s and (%(actor_id)s = 0 or actor_id = %(actor_id)s) and "
+            + within("occurred_at"),
+            sums={"total": "count(*)"},
+        )
+    },
 )

@@ -11,7 +11,7 @@ from modledger.domain.envelope import Recorded
 from modledger.projections import standing
 from modledger.projections.fragments import code
 from modledger.projections.profile import name_key
-from modledger.projections.projector import Cursor, Key, Projector, Table
+from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 
 TABLE = Table(
     name="bots",
@@ -181,6 +181,14 @@ PROJECTOR = Projector(
     fold=fold,
     also=count,
     beside=(COUNTS,),
+    slices={
+        # bots_cells, bots_owner_cells
+        COUNTS.name: Slice(
+            rows="registered and active = %(active)s and bot_type = %(bot_type)s"
+            " and (%(owner_id)s = 0 or owner_id = %(owner_id)s)",
+            sums={"total": "count(*)"},
+        )
+    },
 )
 
 

@@ -12,7 +12,7 @@ from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BASIC, GUILD_BLACKLIST, LIFETIME, PREMIUM
 from modledger.projections import fragments, standing
 from modledger.projections.profile import name_key
-from modledger.projections.projector import Cursor, Key, Projector, Table
+from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 
 # The first end in a row: up to then its tier and its state are as recorded.
 FIRST_END = "(least(tier_until, blacklisted_until))"
@@ -192,6 +192,13 @@ PROJECTOR = Projector(
     fold=fold,
     also=count,
     beside=(COUNTS,),
+    slices={
+        # guilds_standing
+        COUNTS.name: Slice(
+            rows="state_recorded = %(state_recorded)s and tier = %(tier)s and registered = %(registered)s",
+            sums={"total": "count(*)"},
+        )
+    },
 )
 
 

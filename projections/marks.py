@@ -81,6 +81,17 @@ def marked(kind: int, value: int, of: Table = TABLE) -> str:
     return f"select span, bits from {of.name} where kind = {kind:d} and value = {value:d}"  # noqa: S608
 
 
+def within(column: str) -> str:
+    """SQL: the column's id shares a line with the others of the span of the parameter ``span``."""
+    return f"{column} between %(span)s::bigint * {SPAN} and %(span)s::bigint * {SPAN} + {SPAN - 1}"
+
+
+def bearing(of: Table) -> str:
+    """SQL for (id): those that bear the word of the parameter ``word``. The primary key"""
+    lines = f"select span, bits from {of.name} where kind = {WORD} and value = %(word)s"  # noqa: S608
+    return f"with lines as ({lines}) {ids('lines')}"
+
+
 def ids(of: str) -> str:
     """SQL for (id): the punishments whose bits are set in ``of``, a relation of (span, bits)."""
     # What stands between the ones, as text; behind the last of them it ends one beyond the span.

@@ -10,7 +10,7 @@ from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BAN, LIFETIME, TIMEOUT, User
 from modledger.projections import fragments, standing
-from modledger.projections.projector import Cursor, Key, Projector, Table
+from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 
 # The first end in a row: up to then its ``held`` and ``tier`` are as it says. FOREVER for what never ends.
 FIRST_END = "(least(tier_until, banned_until, timeout_until))"
@@ -213,6 +213,13 @@ PROJECTOR = Projector(
     fold=fold,
     also=count,
     beside=(COUNTS,),
+    slices={
+        # profiles_cells
+        COUNTS.name: Slice(
+            rows="held = %(held)s and level = %(level)s and tier = %(tier)s and registered = %(registered)s",
+            sums={"total": "count(*)"},
+        )
+    },
 )
 
 

@@ -7,7 +7,7 @@ same types, so the Struct is the only description of a row in Python.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, LiteralString, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -36,6 +36,15 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     options: str = ""
 
 
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows a line of a table beside is derived from: ``rows`` is an SQL condition for all of them, maybe more, in
+    which the line's columns stand as ``%(column)s``. ``sums``, where it is for exactly these: what columns of the line
+    are over them, in SQL."""
+
+    rows: LiteralString
+    sums: Mapping[str, LiteralString] = {}
+
+
 class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     """One read model. ``name`` is its name in the checkpoints, ``topics`` the events that it handles.
 
@@ -46,8 +55,9 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense. ``also``
     writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``; it adds up,
     so that rows may come in any order, best in that of the columns ``along``, which begin an index of the table and
-    tell rows apart (without any: those of the primary key). ``version`` goes up when the same events are to give other
-    rows: then the tables are folded anew.
+    tell rows apart (without any: those of the primary key). ``slices``, by the name of the table beside, is what a
+    sample of it is verified by. ``version`` goes up when the same events are to give other rows: then the tables are
+    folded anew.
     """
 
     name: str
@@ -61,6 +71,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     also: Callable[[Cursor, Sequence[tuple[R | None, R]]], None] | None = None
     beside: tuple[Table, ...] = ()
     along: tuple[str, ...] = ()
+    slices: Mapping[str, Slice] = {}
     version: int = 1
 
 

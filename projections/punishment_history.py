@@ -9,7 +9,7 @@ import msgspec
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.projections import marks, punishments, reason_words
-from modledger.projections.projector import Cursor, Key, Projector, Table
+from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 from modledger.projections.punishment_versions import MARKS, WORDS, Version, marked, versions
 from modledger.projections.punishment_versions import TABLE as VERSIONS
 from modledger.projections.punishments import ISSUES, Change, change_of
@@ -109,6 +109,8 @@ def _marks(found: Sequence[Version]) -> set[marks.Mark]:
     return {mark for one in found for mark in marked(one)}
 
 
+_OF_POSITIONS = "select stream, number from punishment_versions where"
+
 PROJECTOR = Projector(
     name="punishment_history",
     table=TABLE,
@@ -122,4 +124,10 @@ PROJECTOR = Projector(
     beside=(VERSIONS, MARKS, WORDS),
     # Neighbours by id share their lines of marks.
     along=("id",),
+    slices={
+        # punishment_histories_pkey; punishment_versions_position
+        VERSIONS.name: Slice(rows="stream = %(stream)s and number = %(number)s"),
+        MARKS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} {marks.within('position')})"),
+        WORDS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} position in ({marks.bearing(MARKS)}))"),
+    },
 )

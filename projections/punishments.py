@@ -10,8 +10,8 @@ from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING, EndingKind
 from modledger.projections import marks, reason_words
-from modledger.projections.projector import Cursor, Key, Projector, Table
-from modledger.projections.weeks import week
+from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
+from modledger.projections.weeks import week, within
 
 TABLE = Table(
     name="punishments",
@@ -307,6 +307,19 @@ PROJECTOR = Projector(
     beside=(COUNTS, marks.TABLE, reason_words.TABLE),
     # Neighbours by id share their lines of marks.
     along=("id",),
+    slices={
+        # punishments_created, and those that begin with issuer and guild
+        COUNTS.name: Slice(
+            rows="open in (true, false) and type = %(type)s and (%(guild_id)s = 0 or guild_id = %(guild_id)s)"
+            " and (%(issued_by)s = 0 or issued_by = %(issued_by)s) and " + within("created_at"),
+            sums={"total": "count(*)", "open": "count(*) filter (where open)"},
+        ),
+        # punishments_id
+        marks.TABLE.name: Slice(rows=marks.within("id")),
+        reason_words.TABLE.name: Slice(
+            rows=f"id in ({marks.bearing(marks.TABLE)})", sums={"punishments": "count(*)", "ids": "sum(id)"}
+        ),
+    },
     version=2,
 )
 

@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from modledger.domain.ledger import Ledger
+from modledger.projections.derived_samples import sample_derived
 from modledger.projections.ledger_verification import verify_streams, verify_stretch
 from modledger.projections.projector import Projector
 from modledger.projections.verification import Difference, opened, rows_without_events, settled, verify_derived
@@ -30,11 +31,17 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify_sample(
-    conninfo: str, projectors: Sequence[Projector[Any]], ledger: Ledger, size: int, luck: Random
+    conninfo: str,
+    projectors: Sequence[Projector[Any]],
+    ledger: Ledger,
+    size: int,
+    luck: Random,
+    *,
+    every_table: bool = False,
 ) -> list[Verification]:
     """Compares about ``size`` (≥ 1) streams, drawn from the ledger and from the tables, and those that differed when
-    they were last looked at; of one projector drawn by lot also what is derived from its rows, while these are few.
-    Raises as ``verify_projector``."""
+    they were last looked at; also what is derived from the rows of one projector drawn by lot, or of every one:
+    all of it while rows are few, else a sample. Raises as ``verify_projector``."""
     with opened(conninfo, None) as conn:
         head = ledger.head()
         drawn = [luck.randint(1, head) for _ in range(size)] if head else []
@@ -62,8 +69,12 @@ def verify_sample(
             again = sorted({*streams, *known.get(projector.name, ())})
             differences = list(settled(conn, projector, ledger, again))
             differences += rows_without_events(conn, projector, size)
-            if projector is lot and _few(conn, projector):
-                differences += verify_derived(conninfo, projector)
+            if every_table or projector is lot:
+                differences += (
+                    verify_derived(conninfo, projector)
+                    if _few(conn, projector)
+                    else sample_derived(conninfo, projector, size, luck)
+                )
             results.append(Verification(subject=projector.name, streams=len(again), differences=differences))
     return results
 

@@ -106,7 +106,7 @@ def _stream_at(conn: psycopg.Connection[tuple[Any, ...]], position: int) -> str:
     return str(row[0])
 
 
-class _Moment(msgspec.Struct, frozen=True):
+class Moment(msgspec.Struct, frozen=True):
     """What a snapshot says of a projector."""
 
     position: int
@@ -114,13 +114,15 @@ class _Moment(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def _snapshot(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> Iterator[_Moment]:
+def snapshot(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> Iterator[Moment]:
+    """A transaction that sees one moment throughout."""
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
-        yield _moment(conn, projector)
+        yield moment_of(conn, projector)
 
 
-def _moment(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> _Moment:
+def moment_of(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> Moment:
+    """What the snapshot says; outside of one, what holds now."""
     # projection_tracking_pkey, read_models_pkey
     row = conn.execute(
         "select coalesce((select notification_id from projection_tracking where application_name = %(name)s), 0),"
@@ -128,14 +130,14 @@ def _moment(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]
         {"name": projector.name},
     ).fetchone()
     assert row is not None
-    return _Moment(*row)
+    return Moment(*row)
 
 
 def _next_differing(
     conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any], ledger: Ledger, after: str, limit: int
 ) -> tuple[list[str], str, bool]:
     """Of the next streams those that differ; the last that was looked at, and whether there are more."""
-    with _snapshot(conn, projector) as moment:
+    with snapshot(conn, projector) as moment:
         page = ledger.read_streams(projector.topics, after, None, moment.position, limit)
         found = _compare(conn, projector, page.streams)
     return list(dict.fromkeys(one.stream for one in found if one.stream is not None)), page.last, page.more
@@ -149,9 +151,9 @@ def settled(
     give_up = time.monotonic() + PATIENCE_SECONDS
     waiting = list(streams)
     while waiting:
-        with _snapshot(conn, projector) as moment:
+        with snapshot(conn, projector) as moment:
             found, erased = _look(conn, projector, ledger, waiting, moment.position)
-        if _moment(conn, projector).generation == moment.generation:
+        if moment_of(conn, projector).generation == moment.generation:
             yield from (one for one in found if one.stream not in erased)
             waiting = [stream for stream in erased if any(one.stream == stream for one in found)]
         if waiting and time.monotonic() > give_up:
@@ -229,22 +231,23 @@ def _differing(projector: Projector[Any], key: Key, expected: Any, found: Sequen
     where = "(" + ", ".join(f"{c}={v}" for c, v in zip(projector.key, key, strict=True)) + ")"
     one = Difference(subject=projector.name, where=where, field="")
     if not found:
-        yield msgspec.structs.replace(one, field="row is missing", expected=_text(expected))
+        yield msgspec.structs.replace(one, field="row is missing", expected=said(expected))
     elif expected is None:
         for row in found:
-            yield msgspec.structs.replace(one, field="row is one too many", found=_text(row))
+            yield msgspec.structs.replace(one, field="row is one too many", found=said(row))
     else:
         for row in found:
             for column in projector.table.columns:
                 fold_says, table_says = getattr(expected, column), getattr(row, column)
                 if fold_says != table_says:
-                    yield msgspec.structs.replace(one, field=column, expected=_text(fold_says), found=_text(table_says))
+                    yield msgspec.structs.replace(one, field=column, expected=said(fold_says), found=said(table_says))
         if len(found) > 1:
             yield msgspec.structs.replace(one, field=f"row is there {len(found)} times")
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, _Unfit):
+def said(value: Any) -> str:
+    """A value, or a row, as JSON."""
+    if isinstance(value, Unfit):
         value = value.__dict__
     return msgspec.json.encode(value).decode()
 
@@ -289,24 +292,25 @@ def _select(
     by = key_of(projector.key)
     found: dict[Key, list[Any]] = {}
     for text in msgspec.json.decode(row[0], type=list[msgspec.Raw]):
-        one = _row(projector, text)
+        one = row_of(projector, text)
         found.setdefault(by(one), []).append(one)
     return found
 
 
-class _Unfit:
+class Unfit:
     """A row that the fold could not give, since somebody changed a value to one of no meaning."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__.update(values)
 
 
-def _row(projector: Projector[Any], text: bytes | str | msgspec.Raw) -> Any:
+def row_of(projector: Projector[Any], text: bytes | str | msgspec.Raw) -> Any:
+    """The row Struct of a row as JSON, or an ``Unfit``."""
     try:
         return msgspec.json.decode(text, type=projector.row)
     except msgspec.ValidationError:
         values = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        return _Unfit({field.name: _value(values[field.name], field.type) for field in fields(projector.row)})
+        return Unfit({field.name: _value(values[field.name], field.type) for field in fields(projector.row)})
 
 
 def _value(text: msgspec.Raw, kind: Any) -> Any:
@@ -373,39 +377,50 @@ def verify_derived(conninfo: str, projector: Projector[Any], schema: str | None 
         return
     with opened(conninfo, schema) as conn:
         while True:
-            with _snapshot(conn, projector) as moment:
+            with snapshot(conn, projector) as moment:
                 found = list(_derive_and_compare(conn, projector))
-            if _moment(conn, projector).generation == moment.generation:
+            if moment_of(conn, projector).generation == moment.generation:
                 yield from found
                 return
 
 
 def _derive_and_compare(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> Iterable[Difference]:
     assert projector.also is not None
-    home = conn.execute("select current_schema()").fetchone()
-    assert home is not None
+    home = home_of(conn)
     cursor = conn.cursor(row_factory=tuple_row)
-    for table in projector.beside:
-        # Found before all others of that name, so that ``also`` writes here.
-        cursor.execute(
-            sql.SQL("create temporary table {} (like {} including indexes) on commit drop").format(
-                sql.Identifier(table.name), sql.Identifier(home[0], table.name)
-            )
-        )
+    make_temporary(cursor, projector, home)
     with conn.cursor("rows_to_derive_from", row_factory=tuple_row) as rows:
         rows.execute(
             # The whole table, along an index or sorted.
             sql.SQL("select row_to_json(t)::text from {} as t order by {}").format(
-                sql.Identifier(home[0], projector.table.name),
+                sql.Identifier(home, projector.table.name),
                 sql.SQL(", ").join(map(sql.Identifier, projector.along or projector.table.primary_key)),
             )
         )
         while batch := rows.fetchmany(BATCH):
-            found = [_row(projector, text) for (text,) in batch]
+            found = [row_of(projector, text) for (text,) in batch]
             # Of a row that does not fit, the comparison of rows tells.
-            projector.also(cursor, [(None, row) for row in found if not isinstance(row, _Unfit)])
+            projector.also(cursor, [(None, row) for row in found if not isinstance(row, Unfit)])
     for table in projector.beside:
-        yield from _compare_derived(cursor, projector.name, home[0], table)
+        yield from _compare_derived(cursor, projector.name, home, table)
+
+
+def home_of(conn: psycopg.Connection[Any]) -> str:
+    """The schema in which the tables stand."""
+    row = conn.cursor(row_factory=tuple_row).execute("select current_schema()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def make_temporary(cursor: Cursor, projector: Projector[Any], home: str) -> None:
+    """Makes empty tables like those beside, until the end of the transaction. They are found before all others of these
+    names, so that ``also`` writes there."""
+    for table in projector.beside:
+        cursor.execute(
+            sql.SQL("create temporary table {} (like {} including indexes) on commit drop").format(
+                sql.Identifier(table.name), sql.Identifier(home, table.name)
+            )
+        )
 
 
 def _compare_derived(cursor: Cursor, projector: str, home: str, table: Table) -> Iterator[Difference]:
@@ -423,16 +438,25 @@ def _compare_derived(cursor: Cursor, projector: str, home: str, table: Table) ->
         (MOST_DERIVED,),
     )
     for expected, found in cursor.fetchall():
-        values = expected or found
+        yield from differing_lines(projector, table, expected, found)
+
+
+def differing_lines(
+    projector: str, table: Table, expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None
+) -> Iterator[Difference]:
+    """The differences between a line of a table beside as it is expected and as it is; None where there is none. Of
+    columns of which nothing is expected nothing is said."""
+    values = expected or found
+    if values is not None:
         where = f"{table.name} (" + ", ".join(f"{c}={values[c]}" for c in table.primary_key) + ")"
         one = Difference(subject=projector, where=where, field="")
         if found is None:
-            yield msgspec.structs.replace(one, field="row is missing", expected=_text(expected))
+            yield msgspec.structs.replace(one, field="row is missing", expected=said(expected))
         elif expected is None:
-            yield msgspec.structs.replace(one, field="row is one too many", found=_text(found))
+            yield msgspec.structs.replace(one, field="row is one too many", found=said(found))
         else:
-            for column in table.columns:
+            for column in expected:
                 if expected[column] != found[column]:
                     yield msgspec.structs.replace(
-                        one, field=column, expected=_text(expected[column]), found=_text(found[column])
+                        one, field=column, expected=said(expected[column]), found=said(found[column])
                     )

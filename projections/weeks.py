@@ -13,6 +13,12 @@ def week(at: datetime) -> int:
     return 1 + (at - _BEGINNING) // _WEEK
 
 
+def within(column: str) -> str:
+    """SQL: the column's moment lies in the week of the parameter ``week``, which is 0 for any."""
+    begins = "('0001-01-01T00:00:00Z'::timestamptz + make_interval(hours => 168 * (%(week)s::integer - {})))"
+    return f"(%(week)s = 0 or {column} >= {begins.format(1)} and {column} < {begins.format(0)})"
+
+
 def beginning(number: int) -> str:
     """The week's first moment, in SQL: the year 9999 has a week after the last that Python can write."""
     return f"('0001-01-01T00:00:00Z'::timestamptz + interval '{168 * (number - 1)} hours')"

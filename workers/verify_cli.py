@@ -79,7 +79,7 @@ def _sampled(
     conninfo: str, ledger: Ledger, projections: tuple[str, ...], size: int
 ) -> Iterator[tuple[str, Iterable[Difference]]]:
     projectors = [projector for projector in PROJECTORS if projector.name in projections]
-    results = verify_sample(conninfo, projectors, ledger, size, Random())  # noqa: S311
+    results = verify_sample(conninfo, projectors, ledger, size, Random(), every_table=True)  # noqa: S311
     results = [one for one in results if one.subject in projections]
     with psycopg.connect(conninfo, autocommit=True) as connection:
         remember(connection, results, datetime.now(UTC), whole=False)
