@@ -44,10 +44,13 @@ CLAIM = """
     returning created_at
 """
 FIND = "select created_at, fingerprint, status, body from idempotency_keys where actor = $1 and key = $2"
-# Status 0: somebody's text was erased since (projections/erasures.py), and the answer may hold it.
+# Status 0: somebody's text was erased since (projections/erasures.py), and the answer may hold it. Where another
+# process was at the command too, because the connection of our locks broke, a refusal never replaces its answer: it may
+# have done what we refused before or after.
 STORE = """
     update idempotency_keys set status = $3, body = $4
-        where actor = $1 and key = $2 and status is distinct from 0
+        where actor = $1 and key = $2 and status is distinct from 0 and (status is null or $3 < 400)
+        returning true
 """
 # idempotency_keys_age; a few at a time, so that no request pays for a day's leavings.
 FORGET = """
@@ -118,7 +121,9 @@ class Keys:
             answer = await run(uuid5(_NAMESPACE, name))
             if answer.status < 500:
                 sealed = self._sealing.seal(msgspec.json.encode(answer), f"{actor}\n{key}")
-                await self._desk.fetch(STORE, actor, key, answer.status, sealed)
+                if not await self._desk.fetch(STORE, actor, key, answer.status, sealed):
+                    for row in await self._desk.fetch(FIND, actor, key):
+                        answer = self._kept(row, fingerprint, f"{actor}\n{key}") or answer
         with suppress(Unavailable):
             await self._desk.fetch(FORGET, now - KEPT)
         return answer
