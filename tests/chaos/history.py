@@ -31,6 +31,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag="command"):
     body: dict[str, Any] = {}
     outcome: Outcome = "unknown"
     ended: float = 0.0
+    tries: int = 0
     skew_low: float = 0.0
     skew_high: float = 0.0
     status: int = 0

@@ -19,7 +19,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.workers.migrate import migrate
 from modledger.workers.postgres import EmbeddedPostgres, PostgresError
 from tests.chaos.proxy import Proxy
-from tests.postgres_processes import is_dead, pid_of, socket_dir
+from tests.postgres_processes import pid_of, socket_dir
 from tests.postgres_server import fast_folder
 from tests.product import free_port
 
@@ -192,7 +192,7 @@ class Installation:
     # -- what a service manager does
 
     def _keep_processes(self) -> None:
-        while not self._leaving.wait(0.1):
+        while not self._leaving.wait(0.2):
             for process in self.processes.values():
                 if process.alive or process.held:
                     continue
@@ -203,7 +203,7 @@ class Installation:
                 process.start()
 
     def _keep_postgres(self) -> None:
-        while not self._leaving.wait(0.1):
+        while not self._leaving.wait(0.2):
             if not self.postgres_held and not self.postgres_runs():
                 # A full disk may keep it from starting.
                 with contextlib.suppress(PostgresError, psycopg.Error, OSError):
@@ -212,9 +212,10 @@ class Installation:
     def postgres_runs(self) -> bool:
         """Whether there is a postmaster, in whatever state."""
         try:
-            return not is_dead(pid_of(self.cluster))
+            state = Path(f"/proc/{pid_of(self.cluster)}/stat").read_text().rpartition(") ")[2]
         except (OSError, ValueError, IndexError):
             return False
+        return state[:1] not in ("Z", "X")
 
     # -- what faults do
 

@@ -111,22 +111,22 @@ class Session(threading.Thread):
         self._most = most
         self._written = 0
         self._seen = 0
-        self._count = 0
+        self.count = 0
 
     def run(self) -> None:
         """Until the scene stops, or ``most`` requests are sent."""
-        while not self._scene.stop.is_set() and (self._most is None or self._count < self._most):
-            self._count += 1
+        while not self._scene.stop.is_set() and (self._most is None or self.count < self._most):
+            self.count += 1
             if self._staff.level >= MODERATOR and self._rng.random() < 0.55:
                 self.command(self._made())
             else:
                 self.read()
-            self._scene.stop.wait(self._rng.uniform(0, 0.04))
+            self._scene.stop.wait(self._rng.uniform(0, 0.1))
 
     # -- commands
 
     def _made(self) -> Request:
-        token = f"{self._scene.name} {self._staff.id} {self._count}"
+        token = f"{self._scene.name} {self._staff.id} {self.count}"
         keyed = self._rng.random() < 0.85
         if self._staff.level >= ADMIN and self._rng.random() < 0.08:
             return self._bulk(token, keyed)
@@ -217,8 +217,11 @@ class Session(threading.Thread):
         self._journal.write(*request.commands)
         for _ in range(TRIES if request.key else 1):
             if attempt(request, self._rng, self._send, self._skew, self._scene, self._journal):
-                self._written = max(self._written, request.commands[0].position)
-                self._seen = max(self._seen, self._written)
+                position = request.commands[0].position
+                self._seen = max(self._seen, position)
+                # A bulk that did nothing says how far everybody else has come.
+                if any(command.outcome == "acknowledged" for command in request.commands):
+                    self._written = max(self._written, position)
                 return
             self._scene.stop.wait(self._rng.uniform(0.05, 0.4))
         if request.key:
@@ -257,6 +260,8 @@ class Session(threading.Thread):
                     Failed(what=f"GET {path} was answered with {answer.status} {answer.body}", at=ended)
                 )
             return
+        if "punishments" in answer.body and kind == "profile":
+            kind = "detail"
         low, high = self._skew(server, began, ended)
         self._seen = max(self._seen, answer.position)
         self._journal.write(
@@ -304,11 +309,12 @@ def attempt(request: Request, rng: Random, send: Send, skew: Skew, scene: Scene,
     if answer is not None and answer.status not in DEFINITE | {503}:
         entries.append(Failed(what=f"POST {request.path} was answered with {answer.status} {answer.body}", at=ended))
     definite = answer is not None and answer.status in DEFINITE
-    first = request.commands[0].ended == 0.0
+    first = request.commands[0].tries == 0
     for n, command in enumerate(request.commands):
         request.commands[n] = msgspec.structs.replace(
             command,
             ended=ended,
+            tries=command.tries + 1,
             skew_low=low if first else min(low, command.skew_low),
             skew_high=high if first else max(high, command.skew_high),
             **(_outcome(n, command, answer) if answer is not None and definite else {}),
@@ -336,11 +342,20 @@ def _outcome(n: int, command: Command, answer: Answer) -> dict[str, Any]:
     }
 
 
-def over_http(ports: Sequence[int], cookies: dict[int, str]) -> Send:
+class Http:
     """A ``Send`` to servers on these ports of this machine. Connections are kept, one for each thread and server."""
-    kept = threading.local()
 
-    def send(
+    def __init__(self, ports: Sequence[int], cookies: dict[int, str]) -> None:
+        self._ports, self._cookies = ports, cookies
+        self._kept: dict[tuple[int, int], http.client.HTTPConnection] = {}
+
+    def close(self) -> None:
+        """Closes what is kept; nobody may be sending."""
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+    def __call__(
+        self,
         server: int,
         method: str,
         path: str,
@@ -350,30 +365,19 @@ def over_http(ports: Sequence[int], cookies: dict[int, str]) -> Send:
         headers: dict[str, str],
         patience: float,
     ) -> Answer:
-        connections: dict[int, http.client.HTTPConnection] = kept.__dict__.setdefault("connections", {})
-        connection = connections.get(server)
-        if connection is None:
-            connection = connections[server] = http.client.HTTPConnection("127.0.0.1", ports[server], timeout=patience)
+        mine = (threading.get_ident(), server)
+        connection = self._kept.pop(mine, None) or http.client.HTTPConnection("127.0.0.1", self._ports[server])
         connection.timeout = patience
         if connection.sock is not None:
             connection.sock.settimeout(patience)
         try:
-            payload = None if body is None else json.dumps(body)
-            sent = {**headers, "Cookie": f"hsession={cookies[actor]}"}
-            if payload is not None:
-                sent["Content-Type"] = "application/json"
-            connection.request(method, path, payload, sent)
+            sent = {**headers, "Cookie": f"hsession={self._cookies[actor]}", "Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), sent)
             answer = connection.getresponse()
             content = json.loads(answer.read())
-            return Answer(
-                answer.status,
-                int(answer.headers.get("X-Ledger-Position", "0")),
-                "Idempotency-Replayed" in answer.headers,
-                content,
-            )
         except BaseException:
             connection.close()
-            del connections[server]
             raise
-
-    return send
+        self._kept[mine] = connection
+        position = int(answer.headers.get("X-Ledger-Position", "0"))
+        return Answer(answer.status, position, "Idempotency-Replayed" in answer.headers, content)

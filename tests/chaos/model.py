@@ -190,9 +190,9 @@ def seconds(moment: str | None) -> float | None:
     return None if moment is None else datetime.fromisoformat(moment).timestamp()
 
 
-def calls_of(history: History, subject: str, recorded: dict[str, int]) -> list[Call[Operation]]:
-    """The history of one subject. ``recorded``: positions by token, which tells of a command with an unknown outcome
-    only whether it did anything and under which id."""
+def commands_of(history: History, subject: str, recorded: dict[str, int]) -> list[Call[Operation]]:
+    """The commands about one subject. ``recorded``: positions by token, which tells of a command with an unknown
+    outcome only whether it did anything and under which id."""
     mine = [one for one in history.commands if one.subject == subject]
     issuers = {
         recorded[one.token]: (one.actor, one.actor_level) for one in mine if one.kind in TYPES and one.token in recorded
@@ -216,9 +216,13 @@ def calls_of(history: History, subject: str, recorded: dict[str, int]) -> list[C
         about = None if one.punishment_id is None else issuers.get(one.punishment_id, UNHEARD_OF)
         decided = Decided(command, one.began + one.skew_low, max(high, last + one.skew_high), about)
         calls.append(Call(decided, one.began, end))
+    return calls
+
+
+def reads_of(history: History, subject: str) -> list[Call[Operation]]:
+    """The reads of one subject that asked for everything that anybody had seen."""
     shared = [read for read in history.reads if read.subject == subject and read.shared]
-    seen: list[Call[Operation]] = [Call(_seen(read), read.began, read.ended) for read in shared]
-    return [*calls, *seen]
+    return [Call(_seen(read), read.began, read.ended) for read in shared]
 
 
 def _seen(read: Read) -> Seen:
@@ -228,5 +232,11 @@ def _seen(read: Read) -> Seen:
 
 
 def disorder(history: History, subject: str, recorded: dict[str, int]) -> list[Call[Operation]] | None:
-    """The calls at which the subject's history cannot be put in order; None when it can. Raises TooTangled."""
-    return stuck_at(calls_of(history, subject, recorded), Standing(), step)
+    """The calls at which the subject's history cannot be put in order; None when it can. Raises TooTangled.
+
+    All commands must have an order. So must those that were acknowledged together with the shared reads: these are
+    told the positions of acknowledgements and reads, and a refusal has none that they could be told.
+    """
+    decided = commands_of(history, subject, recorded)
+    acted = [call for call in decided if isinstance(call.operation, Decided) and call.operation.command.status == 200]
+    return stuck_at(decided, Standing(), step) or stuck_at([*acted, *reads_of(history, subject)], Standing(), step)

@@ -1,6 +1,8 @@
 """A TCP proxy whose connections can be cut, or made to lead nowhere."""
 
 import asyncio
+import socket
+import struct
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -73,6 +75,10 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         for writer in self._writers:
+            end = writer.get_extra_info("socket")
+            if end.family != socket.AF_UNIX:
+                # A reset instead of an orderly end.
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     def _run(self, started: threading.Event) -> None:

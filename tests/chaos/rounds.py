@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +14,13 @@ import psycopg
 
 from modledger.domain import commands
 from modledger.domain.commands import ChangePermission, Context, RegisterUser
-from modledger.domain.envelope import OPERATOR, SYSTEM, Actor, subject_of
+from modledger.domain.envelope import OPERATOR, SYSTEM, Actor, Recorded, subject_of
 from modledger.domain.execute import execute
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.subjects import Account, fold
 from modledger.http.sessions import open_session
-from modledger.projections.catalog import PROJECTORS
-from modledger.projections.projector import checkpoint
 from tests.chaos.checks import (
     Finding,
-    by_stream,
     judge_commands,
     judge_ends,
     judge_order,
@@ -34,7 +31,7 @@ from tests.chaos.checks import (
 from tests.chaos.faults import Pace, end_all, inject
 from tests.chaos.history import Command, History, Journal, read_history
 from tests.chaos.installation import SERVERS, Installation
-from tests.chaos.load import Scene, Session, Staff, attempt, name_of, over_http
+from tests.chaos.load import Http, Scene, Session, Staff, attempt, name_of
 
 # An owner, two admins and a moderator act; the last one only reads.
 STAFF = (Staff(101, 3), Staff(102, 2), Staff(103, 2), Staff(104, 1), Staff(105, 0))
@@ -52,6 +49,7 @@ class Tally(msgspec.Struct, kw_only=True):
     acknowledged: int = 0
     refused: int = 0
     unknown: int = 0
+    unanswered: int = 0
     repeated: int = 0
     reads: int = 0
     shared: int = 0
@@ -67,8 +65,9 @@ class Tally(msgspec.Struct, kw_only=True):
         return (
             f"rounds {self.rounds}; faults {sum(self.faults.values())} ({faults}); commands {self.commands}:"
             f" acknowledged {self.acknowledged}, refused {self.refused}, unknown {self.unknown},"
-            f" answered at a retry {self.repeated}; reads {self.reads}; histories {self.subjects},"
-            f" undecided {self.tangled}; lost {found['lost']}, doubled {found['doubled']}, stale {stale};"
+            f" unanswered tries {self.unanswered}, replayed answers {self.repeated}; reads {self.reads};"
+            f" histories {self.subjects}, undecided {self.tangled};"
+            f" lost {found['lost']}, doubled {found['doubled']}, stale {stale};"
             f" findings {len(self.findings)}{f' ({others})' if others else ''}"
         )
 
@@ -90,7 +89,7 @@ class Rounds:
             for staff in STAFF:
                 register(ledger, staff.id, f"staff{staff.id}", staff.level)
                 self.cookies[staff.id] = open_session(connection, staff.id, staff.level, datetime.now(UTC))
-        self._send = over_http([one.doors[name].port for name in SERVERS], self.cookies)
+        self._send = Http([one.doors[name].port for name in SERVERS], self.cookies)
 
     def play(self, number: int, kinds: list[str], seconds: float, pace: Pace) -> list[Finding]:
         """One round with these faults; answers what is wrong. Raises Unwell."""
@@ -98,11 +97,10 @@ class Rounds:
         first = 1_000_000 + number * 100
         scene = Scene(f"round {number}", range(first, first + USERS), range(first + 50, first + 50 + GUILDS))
         journal = Journal(one.folder / f"round {number}.jsonl")
-        # With the ledger's own clock: who is registered is known by the position of the last of them.
         with one.ledger() as ledger:
             for user in scene.users:
                 register(ledger, user, name_of(user), 0)
-        self._wait_until_well()
+        self._wait_until_well(scene)
         sessions = [
             Session(scene, staff, self._send, self._skew, journal, Random(f"{self._seed} {number} {staff.id}"))
             for staff in STAFF
@@ -118,11 +116,12 @@ class Rounds:
         for session in sessions:
             session.join()
         end_all(one)
-        self._wait_until_well()
+        self._wait_until_well(scene)
         self._resolve(scene, journal, rng)
         journal.close()
-        self._wait_until_well()
-        return self._judge(number, kinds, journal.path)
+        well_at = self._wait_until_well(scene)
+        self._send.close()
+        return self._judge(kinds, journal.path, well_at)
 
     def _skew(self, server: int, began: float, ended: float) -> tuple[float, float]:
         return self._one.skew(SERVERS[server], began, ended)
@@ -134,35 +133,34 @@ class Rounds:
             while not attempt(request, rng, self._send, self._skew, scene, journal) and time.monotonic() < until:
                 time.sleep(0.1)
 
-    def _wait_until_well(self) -> None:
-        """Until both servers answer, every projector is at the ledger's end, and every end that has come is there."""
+    def _wait_until_well(self, scene: Scene) -> datetime:
+        """Until both servers answer, every projector is at the ledger's end, and every end that has come is there; the
+        moment that this is true of."""
         until = time.monotonic() + PATIENCE_SECONDS
         said = "not asked"
         while time.monotonic() < until:
+            now = datetime.now(UTC)
             try:
-                said = self._unwell()
+                said = self._unwell(scene, now)
             except (OSError, psycopg.Error, LedgerUnavailable, ValueError) as error:
                 said = repr(error)
             if not said:
-                return
-            time.sleep(0.05)
+                return now
+            time.sleep(0.2)
         raise Unwell(f"after {PATIENCE_SECONDS:.0f} s it is not well: {said}")
 
-    def _unwell(self) -> str:
+    def _unwell(self, scene: Scene, now: datetime) -> str:
         for server in range(len(SERVERS)):
             answer = self._send(server, "GET", "/health", STAFF[0].id, headers={}, patience=9.0)
-            if answer.status != 200 or answer.body["status"] != "healthy":
+            behind = [name for name, one in answer.body.get("projections", {}).items() if one["lag_events"]]
+            if answer.status != 200 or answer.body["status"] != "healthy" or behind:
                 return f"{SERVERS[server]} says {answer.body}"
-        with self._one.ledger() as ledger, psycopg.connect(self._one.url, autocommit=True) as connection:
-            head = ledger.head()
-            behind = [p.name for p in PROJECTORS if checkpoint(connection, p.name) < head]
-            if behind:
-                return f"{', '.join(behind)} are behind {head}"
-            # due: what the ledger says, not what the read tables offer
-            due = list(_due(ledger, datetime.now(UTC)))
+        subjects = [*(f"user:{user}" for user in scene.users), *(f"guild:{guild}" for guild in scene.guilds)]
+        with self._one.ledger() as ledger:
+            due = [one for stream, mine in ledger.load(subjects).items() for one in _due(stream, mine, now)]
         return f"not recorded as ended: {', '.join(due)}" if due else ""
 
-    def _judge(self, number: int, kinds: list[str], path: Path) -> list[Finding]:
+    def _judge(self, kinds: list[str], path: Path, well_at: datetime) -> list[Finding]:
         history = read_history(path)
         self._commands += history.commands
         with self._one.ledger() as ledger:
@@ -170,7 +168,7 @@ class Rounds:
             findings = [Finding("failed", one.what) for one in history.failed]
             findings += judge_commands(self._commands, recorded)
             findings += judge_reads(history.reads, recorded)
-            findings += judge_ends(recorded, datetime.now(UTC))
+            findings += judge_ends(recorded, well_at)
             disorderly, tangled = judge_order(history, recorded)
             findings += disorderly
             findings += judge_tables(self._one.url, ledger)
@@ -201,6 +199,7 @@ class Rounds:
         tally.acknowledged += outcomes["acknowledged"]
         tally.refused += outcomes["refused"]
         tally.unknown += outcomes["unknown"]
+        tally.unanswered += sum(command.tries - (command.outcome != "unknown") for command in history.commands)
         tally.repeated += sum(command.repeated for command in history.commands)
         tally.reads += len(history.reads)
         tally.shared += sum(read.shared for read in history.reads)
@@ -221,16 +220,12 @@ def _act(ledger: Ledger, command: commands.Command, actor: Actor) -> None:
     execute(ledger, command, context)
 
 
-def _due(ledger: Ledger, now: datetime) -> Iterator[str]:
-    for stream, mine in by_stream(recorded_in(ledger)).items():
-        ends = (getattr(one.event, "expires_at", None) for one in mine)
-        if not any(end is not None and end <= now for end in ends):
-            continue
-        account = fold(subject_of(stream), mine)
-        if isinstance(account, Account):
-            for one in account.punishments.values():
-                if one.ending is None and one.expires_at is not None and one.expires_at <= now:
-                    yield f"punishment {one.position} of {stream}"
+def _due(stream: str, mine: Sequence[Recorded], now: datetime) -> Iterator[str]:
+    account = fold(subject_of(stream), mine)
+    assert isinstance(account, Account)
+    for one in account.punishments.values():
+        if one.ending is None and one.expires_at is not None and one.expires_at <= now:
+            yield f"punishment {one.position} of {stream}"
 
 
 def left_behind(one: Installation, to: Path) -> None:
