@@ -25,11 +25,14 @@ from modledger.workers.port import require_free_port
 
 log = structlog.get_logger()
 
+# No statement of ours takes longer; but a client that sends a byte now and then would keep us for ever.
+FINISH_SECONDS = 8
+
 
 def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
     """Serves until SIGINT or SIGTERM, then for MODLEDGER_DRAIN_SECONDS more, while /health/ready answers 503 (a second
-    signal ends that); requests in hand are answered first. ``clock`` tells the time of every rule. Raises what opening
-    the database raises, and PortTaken."""
+    signal ends that); requests in hand are answered first, within ``FINISH_SECONDS``. ``clock`` tells the time of every
+    rule. Raises what opening the database raises, and PortTaken."""
     require_free_port(settings.host, settings.port)
     with database(settings) as conninfo:
         require_migrated(conninfo)
@@ -59,19 +62,27 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
 
 async def _run(server: Server, app: Litestar, drain_seconds: int) -> None:
     loop = asyncio.get_running_loop()
+    serving = loop.create_task(server.serve())
+
+    def close() -> None:
+        server.stop()  # type: ignore[no-untyped-call]
+        loop.call_later(FINISH_SECONDS, serving.cancel)
 
     def stop() -> None:
         if app.state["stopping"] or not drain_seconds:
-            server.stop()  # type: ignore[no-untyped-call]
+            close()
         else:
             # Whoever sends requests here has to see first that it should not.
-            loop.call_later(drain_seconds, server.stop)
+            loop.call_later(drain_seconds, close)
         app.state["stopping"] = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     log.info("serving", address=server.bind_addr, port=server.bind_port)
-    await server.serve()
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.warning("stopped before all requests were finished", after_seconds=FINISH_SECONDS)
 
 
 def _ledger(app: Litestar) -> PostgresLedger | None:
