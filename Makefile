@@ -13,11 +13,12 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make requirements" $(PY) -m piptools compile 
 TESTS ?= tests
 MINUTES ?= 10
 SEED ?=
+EVENTS ?= 1000000
 
-.PHONY: help run test check bench fuzz format requirements clean
+.PHONY: help run test check bench bench-replay fuzz format requirements clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 run: $(VENV)/.run ## Start everything: PostgreSQL, migrations, demo data, HTTP, workers (Ctrl-C stops it)
@@ -35,8 +36,14 @@ check: $(VENV)/.dev ## Lint, formatting and strict types
 bench: $(VENV)/.dev ## Measure appends, replay and requests on this machine
 	@exec $(PY) -m bench
 
+bench-replay: $(VENV)/.dev ## Rebuild everything under load, and find a changed byte (EVENTS=1000000)
+	@exec $(PY) -m bench.replay_under_load $(EVENTS)
+
 fuzz: $(VENV)/.dev ## Ask every operation for made-up things, as everybody (MINUTES=60, SEED=7 to ask the same again)
 	@exec $(PY) -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+chaos: $(VENV)/.dev ## Break everything that it stands on under load, and judge what it answered (MINUTES=20, SEED=1)
+	@exec $(PY) -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 format: $(VENV)/.dev ## Put every file into the house format
 	@$(PY) -m ruff check --fix .

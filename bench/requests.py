@@ -34,7 +34,7 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
         _product(database, Path(folder)) as port,
         _constant(Path(folder)) as floor,
     ):
-        jars = {role: _token(Path(folder) / "cookies" / f"{role}.txt") for role in ("user", "admin")}
+        jars = {role: token_of(Path(folder) / "cookies" / f"{role}.txt") for role in ("user", "admin")}
         requests = _requests(port, database, jars)
         for kind in requests.values():
             _probe(port, kind[0])
@@ -129,7 +129,7 @@ def _request(method: str, port: int, path: str, token: str, body: bytes) -> byte
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _token(jar: Path) -> str:
+def token_of(jar: Path) -> str:
     """The cookie of a jar in Netscape's format, as a request names it."""
     fields = next(line.split("\t") for line in jar.read_text().splitlines() if line.count("\t") == 6)
     return f"{fields[5]}={fields[6]}"
@@ -148,7 +148,7 @@ def _probe(port: int, request: bytes) -> None:
 @contextmanager
 def _product(database: str, folder: Path) -> Iterator[int]:
     """``modledger up`` on the database, with its demo data, until its cookie jars are written; its port."""
-    port = _free_port()
+    port = free_port()
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
     ours |= {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_DATA_DIR": str(folder), "MODLEDGER_PORT": str(port)}
     # Counting is part of what is measured; being refused is not.
@@ -161,7 +161,7 @@ def _product(database: str, folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _constant(folder: Path) -> Iterator[int]:
-    port = _free_port()
+    port = free_port()
     with _running(["-m", "bench.constant", str(port)], dict(os.environ), folder / "constant.log") as (process, log):
         _wait(lambda: _listens(port), process, log)
         _probe(port, _get(port, PATTERN, ""))
@@ -196,7 +196,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

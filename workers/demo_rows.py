@@ -25,9 +25,9 @@ from modledger.workers.demo_staff import END, START
 from modledger.workers.demo_telemetry import TABLES, encoded
 
 # Rows of a span are sorted in memory; this many of them, where dates are spread evenly.
-SPAN_ROWS = 20_000
+SPAN_ROWS = 10_000
 # Bytes that are held back to be written in larger pieces.
-HELD_BYTES = 32 << 20
+HELD_BYTES = 16 << 20
 
 # recorded_at comes first: it is the same for all rows, and put before them when they are copied.
 LEDGER_COLUMNS = "recorded_at, originator_id, originator_version, topic, state, command_id, actor, via"
