@@ -18,7 +18,7 @@ from tests.chaos.installation import installed
 from tests.chaos.rounds import Rounds, Tally, Unwell, left_behind
 
 ROUNDS_EACH = 10
-ROUND_SECONDS = 6.0
+ROUND_SECONDS = 4.0
 FAULTS_EACH = 2
 
 
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="no round begins later; there is at least one")
     parser.add_argument("--seed", default=None, help="to send and to break the same again; otherwise a new one")
     parser.add_argument("--short", action="store_true", help="the faults as short as in the tests")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder for lists and logs, also of sound rounds")
     parser.add_argument("faults", nargs="*", metavar="fault", help=f"otherwise all: {', '.join(FAULTS)}")
     given = parser.parse_args()
     if unknown := set(given.faults) - FAULTS.keys():
@@ -37,15 +38,15 @@ def main() -> None:
     tally = Tally()
     until = time.monotonic() + given.minutes * 60
     try:
-        play(tally, seed, until, SHORT if given.short else LONG, given.faults)
+        play(tally, seed, until, SHORT if given.short else LONG, given.faults, given.keep)
     finally:
         print(f"seed {seed}: {tally}", flush=True)
     sys.exit(1 if tally.findings else 0)
 
 
-def play(tally: Tally, seed: str, until: float, pace: Pace, only: list[str]) -> None:
+def play(tally: Tally, seed: str, until: float, pace: Pace, only: list[str], keep: Path | None) -> None:
     """Rounds until then; a round that was begun is finished. Raises Unwell, and leaves lists and logs behind for that
-    and for every finding."""
+    and for every finding; with ``keep`` those of every round, in there."""
     rng = Random(seed)
     kinds: Iterator[str] | None = None
     while tally.rounds == 0 or time.monotonic() < until:
@@ -71,6 +72,8 @@ def play(tally: Tally, seed: str, until: float, pace: Pace, only: list[str]) -> 
                         left_behind(one, to)
                         print(*findings, f"lists and logs are in {to}", sep="\n", flush=True)
                 print(f"round {number}: {', '.join(chosen)}; {time.monotonic() - began:.1f} s", flush=True)
+                if keep is not None:
+                    left_behind(one, keep / f"from {number - number % ROUNDS_EACH}")
                 if time.monotonic() >= until:
                     return
 
