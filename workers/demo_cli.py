@@ -37,7 +37,9 @@ def demo(events: int | None, punishments: int | None, seed: int | None, processe
     Without options the one that `modledger up` loads: 2,000 users, 200 guilds, 20 bots and 3,000 punishments. Of any
     other size it begins with the same examples and staff and goes on in the same shape: about 2.7 events for each
     punishment, dated from March 2024 to March 2026. Counted is what the ledger has in the end: each warning, timeout,
-    ban and blacklisting is a punishment, each line of the ledger an event. Killed at any time, nothing has changed.
+    ban and blacklisting is a punishment, each row of the ledger an event. Killed at any time, nothing has changed.
+
+    On its way an event takes some 600 bytes on disk, where the data is or where temporary files go.
     """
     if events is not None and punishments is not None:
         raise click.UsageError("--events and --punishments exclude each other")
@@ -72,6 +74,8 @@ def demo(events: int | None, punishments: int | None, seed: int | None, processe
                     processes=processes or os.cpu_count() or 1,
                     stop=stop,
                     tell=tell,
+                    # Temporary files may be kept in memory; beside an embedded database there is room.
+                    folder=settings.data_dir if settings.data_dir.is_dir() else None,
                 )
         except DemoRefused as error:
             raise Failure(error, 2) from error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import msgspec
 import psycopg
@@ -57,10 +58,19 @@ class Interrupted(Exception):
 
 
 def load(
-    conninfo: str, master_key: bytes, size: Size, seed: int, *, processes: int, stop: threading.Event, tell: Told
+    conninfo: str,
+    master_key: bytes,
+    size: Size,
+    seed: int,
+    *,
+    processes: int,
+    stop: threading.Event,
+    tell: Told,
+    folder: Path | None = None,
 ) -> Loaded:
     """Fills an empty ledger: the same events at the same positions for the same seed and size, whatever the number of
     ``processes`` (≥ 1), all recorded now. ``tell`` learns what is being done, how much of it, and of how much.
+    ``folder`` has to have room for some 600 bytes an event; None is where temporary files go.
 
     Raises DemoRefused where the ledger is not empty or the server's clock stands before the demo's end, Interrupted,
     WrongMasterKey, OSError and psycopg.Error; nothing was changed then.
@@ -71,7 +81,7 @@ def load(
     todo = parts(size)
     count = spans(size.number * (1 if size.events is not None else _EVENTS_OF_A_PUNISHMENT))
     loaded, present = Loaded(), 0
-    with closing(Aside(count)) as ledger, closing(Aside(1 + len(TABLES))) as beside:
+    with closing(Aside(count, folder)) as ledger, closing(Aside(1 + len(TABLES), folder)) as beside:
         for one in _made(master_key, seed, todo, count, today, processes):
             for span, content in one.ledger:
                 ledger.put(span, content)

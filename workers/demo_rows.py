@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 
 import msgspec
 
@@ -124,10 +125,11 @@ def recorded(at_microseconds: int) -> bytes:
 
 
 class Aside:
-    """Rows put aside by span, in a nameless file. Memory: ``HELD_BYTES``, and sixteen bytes for each piece written."""
+    """Rows put aside by span, in a nameless file in ``folder``; None is where temporary files go. Memory:
+    ``HELD_BYTES``, and sixteen bytes for each piece written."""
 
-    def __init__(self, spans: int) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by close
+    def __init__(self, spans: int, folder: Path | None = None) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - closed by close
         self._end = self._size = 0
         self._held: list[list[bytes]] = [[] for _ in range(spans)]
         self._places = [array("Q") for _ in range(spans)]
