@@ -1,7 +1,6 @@
 """What happened to every punishment, and which versions of it there were: what the past is searched by."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -63,11 +62,10 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
     for before, after in changes:
         earlier = [] if before is None else versions(before.stream, before.changes)
         later = versions(after.stream, after.changes)
-        for old, now in zip_longest(earlier, later):
-            if now is None:
-                gone.append({"stream": old.stream, "number": old.number, "place": old.place})
-            elif now != old:
-                new.append(now)
+        was = {one.place: one for one in earlier}
+        new += [one for one in later if was.get(one.place) != one]
+        left = was.keys() - {one.place for one in later}
+        gone += [{"stream": after.stream, "number": after.number, "place": place} for place in sorted(left)]
         bore, bears = _words(earlier), _words(later)
         made += bears - bore
         lost += bore - bears

@@ -15,9 +15,12 @@ apart for the three questions that can be asked: ``KNOWN``, ``DATED``, ``BOTH``.
 both times lie in their ranges.
 """  # noqa: E501
 
+import bisect
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -212,46 +215,65 @@ class _Range(msgspec.Struct, frozen=True):
 
 def _disordered(stream: str, dated: Sequence[_Dated]) -> list[Version]:
     issued = dated[0]
+    ordered: list[_Dated] = []
+    in_order = in_dates = _Fold(stream)
     known: list[_Range] = []
     closed: list[_Range] = []
     # What is known after the changes so far: a range of dates beside the other, through all of time.
     open_: list[_Range] = []
-    for n, one in enumerate(dated, start=1):
-        so_far, at = dated[:n], one.change.position
-        state = _folded(stream, so_far)
-        if not known or known[-1].state != state:
+    for one in dated:
+        at = one.change.position
+        in_order = in_order.then(one)
+        if not known or known[-1].state != in_order.state():
             known[-1:] = [msgspec.structs.replace(last, until=at) for last in known[-1:]]
-            known.append(_Range(state, at, None, issued.date, None))
-        ordered = sorted(so_far, key=_Dated.order)
+            known.append(_Range(in_order.state(), at, None, issued.date, None))
+        last = not ordered or _Dated.order(ordered[-1]) < _Dated.order(one)
+        bisect.insort(ordered, one, key=_Dated.order)
+        in_dates = in_dates.then(one) if last else _folded(stream, ordered)
         dates = sorted({other.date for other in ordered if other.date >= one.date})
+        first = bisect.bisect(open_, one.date, key=attrgetter("begins")) - 1
         pieces, over = [], []
-        for was in _cut(open_, dates) if open_ else [_Range(state, at, None, issued.date, None)]:
+        for was in _cut(open_[first:], dates) if open_ else [_Range(in_dates.state(), at, None, issued.date, None)]:
             if was.begins >= one.date:
-                state = _folded(stream, [other for other in ordered if other.date <= was.begins])
-                if state != was.state:
+                # Most are the latest: then this is what was folded already.
+                of_date = (
+                    in_dates if was.ends is None else _folded(stream, [o for o in ordered if o.date <= was.begins])
+                )
+                if of_date.state() != was.state:
                     over.append(msgspec.structs.replace(was, until=at))
-                    pieces.append(_Range(state, at, None, was.begins, was.ends))
+                    pieces.append(_Range(of_date.state(), at, None, was.begins, was.ends))
                     continue
             pieces.append(was)
         closed += _joined(over)
-        open_ = _joined(pieces)
+        open_[max(first, 0) :] = _joined(pieces)
     by_date = _joined([msgspec.structs.replace(one, since=issued.change.position) for one in open_])
-    ranges = [(KNOWN, known), (DATED, by_date), (BOTH, [*closed, *open_])]
+    rectangles = sorted([*closed, *open_], key=lambda one: (one.since, one.begins))
+    # Each kind has places of its own, so that what comes later leaves most rows where they are.
     return [
-        _row(place, serves, one)
-        for place, (serves, one) in enumerate((serves, one) for serves, found in ranges for one in found)
+        _row(3 * n + kind, serves, one)
+        for kind, (serves, found) in enumerate(((KNOWN, known), (DATED, by_date), (BOTH, rectangles)))
+        for n, one in enumerate(found)
     ]
 
 
-def _folded(stream: str, dated: Sequence[_Dated]) -> Version:
+class _Fold(msgspec.Struct, frozen=True):
+    """How far a punishment has come, change by change."""
+
+    stream: str
     row: Punishment | None = None
-    ended_at = None
-    for one in dated:
-        row = step(row, stream, one.change)
-        if not _words(one.change):
-            ended_at = one.change.at
-    assert row is not None
-    return _state(row, ended_at)
+    ended_at: datetime | None = None
+
+    def then(self, one: _Dated) -> "_Fold":
+        row = step(self.row, self.stream, one.change)
+        return _Fold(self.stream, row, self.ended_at if _words(one.change) else one.change.at)
+
+    def state(self) -> Version:
+        assert self.row is not None
+        return _state(self.row, self.ended_at)
+
+
+def _folded(stream: str, dated: Iterable[_Dated]) -> _Fold:
+    return functools.reduce(_Fold.then, dated, _Fold(stream))
 
 
 def _cut(ranges: Sequence[_Range], dates: Sequence[datetime]) -> Iterator[_Range]:
@@ -322,4 +344,5 @@ def marked(version: Version) -> list[marks.Mark]:
     ):
         if date is not None:
             found.append((kind, week(date), at))
-    return found
+    blocks = [(marks.BLOCKS[kind], value // marks.BLOCK, at) for kind, value, _ in found if kind in marks.BLOCKS]
+    return found + blocks
