@@ -1,0 +1,29 @@
+"""Whose turn it is: what the server is told about those who may vanish without a word."""
+
+import secrets
+import threading
+from pathlib import Path
+
+import psycopg
+
+from modledger.workers.turn import KEEPALIVES, wait_for_turn
+from tests.postgres_processes import server_for_tests
+
+
+def test_the_server_looks_for_a_holder_that_vanished_much_sooner_than_it_would_by_default(pg_root: Path) -> None:
+    # Its port is always the same, so it gets an address of its own.
+    address = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}"
+    with (pg_root / "data" / "postgresql.conf").open("a") as configuration:
+        configuration.write(f"listen_addresses = '{address}'\n")
+    # First come, first served: before the rule that wants a password.
+    rules = pg_root / "data" / "pg_hba.conf"
+    rules.write_text(f"host all all 127.0.0.0/8 trust\n{rules.read_text()}")
+    server = server_for_tests(pg_root)
+    server.attach()
+    try:
+        with psycopg.connect(f"host={address} dbname=modledger user=postgres", autocommit=True) as holder:
+            assert wait_for_turn(holder, "vanishing", threading.Event())
+            shown = {name: holder.execute(f"show {name}".encode()).fetchone() for name in KEEPALIVES}
+        assert shown == {name: (value,) for name, value in KEEPALIVES.items()}
+    finally:
+        server.detach()
