@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     geoip_database: Path | None = None
     read_connections: int = 4
     write_connections: int = 8
+    body_seconds: int = 10
     drain_seconds: int = 2
     log_level: LogLevel = "info"
     access_log: AccessLog = "all"
@@ -390,6 +391,12 @@ _SETTINGS = (
         "an integer between 1 and 64",
         _integer_between(1, 64),
         "PostgreSQL connections for commands, for each HTTP process",
+    ),
+    _Setting(
+        "body_seconds",
+        "an integer between 1 and 600",
+        _integer_between(1, 600),
+        "how long the body of a request may take to arrive: then 408",
     ),
     _Setting(
         "drain_seconds",

@@ -46,7 +46,7 @@ from modledger.http import (
 )
 from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
-from modledger.http.errors import BODY_LIMIT, answer_error
+from modledger.http.errors import BATCH_HEADER, BODY_LIMIT, answer_error
 from modledger.http.metrics import Requests
 from modledger.http.openapi import ClosedBodies, openapi_config
 from modledger.http.reader import Coalesced, Reader
@@ -127,7 +127,14 @@ def operations(origins: Sequence[str]) -> Litestar:
             allow_origins=list(origins),
             allow_credentials=True,
             allow_methods=["GET", "POST"],
-            expose_headers=["ETag", "Retry-After", "X-Correlation-ID", freshness.HEADER, idempotency.REPLAYED],
+            expose_headers=[
+                "ETag",
+                "Retry-After",
+                "X-Correlation-ID",
+                BATCH_HEADER,
+                freshness.HEADER,
+                idempotency.REPLAYED,
+            ],
         )
         if origins
         else None,

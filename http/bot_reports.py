@@ -84,8 +84,18 @@ _REPORTED = """
         latency_ms = coalesce(excluded.latency_ms, a.latency_ms),
         last_activity_at = greatest(a.last_activity_at, excluded.last_activity_at)
 """
-# $1 bot id, $2 bigint[] of guild ids. bot_guilds_pkey
-_LEFT = "delete from bot_guilds where bot_id = $1 and guild_id <> all($2::bigint[])"
+# $1 bot id, $2 bigint[] of guild ids. bot_guilds_pkey, bot_guilds_guild, ledger_pkey, guild_activity_pkey. With the
+# last bot goes what is known of a guild of which the ledger knows nothing: bots could fill the table with any numbers.
+_LEFT = """
+    with gone as (
+        delete from bot_guilds where bot_id = $1 and guild_id <> all($2::bigint[]) returning guild_id
+    )
+    delete from guild_activity where guild_id in (
+        select guild_id from gone
+        where not exists (select from bot_guilds b where b.guild_id = gone.guild_id and b.bot_id <> $1)
+            and not exists (select from ledger where originator_id = 'guild:' || gone.guild_id)
+    )
+"""
 _JOINED = """
     insert into bot_guilds (bot_id, guild_id) select $1, unnest($2::bigint[]) on conflict (bot_id, guild_id) do nothing
 """
@@ -155,11 +165,13 @@ async def report_own_bot(request: AnyRequest, data: JSONBody[ReportBody]) -> Res
     )
 
 
-# $1 bigint[] of user ids and $2 timestamptz[] beside it, $3 now, $4 bot id. user_activity_pkey, bot_activity_pkey.
-# Ordered, so that no two batches wait for each other's rows.
+# $1 bigint[] of user ids and $2 timestamptz[] beside it, $3 now, $4 bot id. ledger_pkey, user_activity_pkey,
+# bot_activity_pkey. Ordered, so that no two batches wait for each other's rows. Of whom the ledger knows nothing there
+# is nothing to show either.
 _RAN = """
     with ran as (
         select user_id, max(least(at, $3)) as at from unnest($1::bigint[], $2::timestamptz[]) as ran (user_id, at)
+        where exists (select from ledger where originator_id = 'user:' || user_id)
         group by user_id
     ), active as (
         insert into user_activity as a (user_id, last_activity_at) select user_id, at from ran order by user_id

@@ -1,7 +1,7 @@
 """The two kinds of operation, ``read`` and ``command``: who is let in, the strict check, what the documentation says.
 
-The order of refusals is the same everywhere: too often (429), who (401), whether (403), then what (415, 413, 400), and
-only then the record (404, 409, 412).
+The order of refusals is the same everywhere: too often (429), who (401), whether (403), then what (415, 413, 408, 400),
+and only then the record (404, 409, 412).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +16,7 @@ from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import parameters
 from modledger.http.client_address import client_address
-from modledger.http.errors import BODY_LIMIT, Problem, Unavailable, too_large
+from modledger.http.errors import BODY_LIMIT, Problem, Unavailable, late, too_large
 from modledger.http.keys import Caller, authenticate_bot
 from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, Who, error_responses
 from modledger.http.rate_limits import HOUR_S, Kind, Limit, bot_key, client_key, kind_of
@@ -109,15 +109,17 @@ def command(
     tagged: bool = False,
     on_ledger: bool = True,
     sets_cookie: bool = False,
+    batched: bool = False,
     body_limit: int = BODY_LIMIT,
 ) -> HTTPRouteHandler:
     """POST, answered with 200. ``on_ledger``: its answer bears the position of its last event; ``sets_cookie``: it
-    opens or ends a session. ``body_limit`` in bytes, a multiple of 1024; api.md gives 64 KiB, which the longest lists
-    that it allows do not fit in."""
+    opens or ends a session; ``batched``: a 5xx names the batch of which a part may be done. ``body_limit``
+    in bytes, a multiple of 1024; api.md gives 64 KiB, which the longest lists that it allows do not fit in."""
     kind = kind_of(path if isinstance(path, str) else path[0], for_bots=access.who == "bot")
     statuses = {
         400: "reason is required",
         409: "Idempotency-Key was already used with another request",
+        408: late(Settings().body_seconds),
         413: too_large(body_limit),
         415: "Content-Type must be application/json",
         **_who_statuses(access, "POST"),
@@ -133,6 +135,7 @@ def command(
         tagged=tagged,
         commands=on_ledger,
         keyed=True,
+        batched=batched,
         conditional=412 in statuses,
         sets_cookie=sets_cookie,
     )

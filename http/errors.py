@@ -21,6 +21,8 @@ JSON = "application/json"
 # api.md §1
 BODY_LIMIT = 64 * 1024
 RETRY_AFTER = {"Retry-After": "1"}
+# Of a batch that failed in the middle.
+BATCH_HEADER = "X-Batch-ID"
 NO_FRAGMENTS = "Searching for a fragment needs the PostgreSQL extension pg_trgm"
 
 _REFUSALS: tuple[tuple[type[refusals.Refused], int], ...] = (
@@ -62,6 +64,11 @@ def bad(message: str) -> Problem:
 def too_large(limit: int) -> str:
     """The message for a body of more than ``limit`` bytes."""
     return f"body must not be larger than {limit // 1024} KiB"
+
+
+def late(seconds: int) -> str:
+    """The message for a body that did not arrive in time."""
+    return f"body did not arrive within {seconds} s"
 
 
 def unauthenticated() -> Problem:

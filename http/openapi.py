@@ -38,7 +38,7 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
 from modledger.http import freshness, idempotency, parameters
-from modledger.http.errors import JSON, Problem
+from modledger.http.errors import BATCH_HEADER, JSON, Problem
 from modledger.http.sessions import COOKIE
 from modledger.http.views import ErrorView, View
 
@@ -61,6 +61,7 @@ class Documented(msgspec.Struct, frozen=True, kw_only=True):
     keyed: bool
     conditional: bool
     sets_cookie: bool = False
+    batched: bool = False
     # An example of a 503 that bears the usual body instead of an error.
     own_503: object = None
 
@@ -170,6 +171,7 @@ _STATUSES = {
     401: "No session or key that is good now",
     403: "Not allowed; the message says what is needed",
     404: "There is no such record",
+    408: "The body took too long to arrive",
     409: "Not possible in the present state, or the Idempotency-Key was used with another request",
     412: "The record has changed since the version in If-Match",
     413: "The body is too large",
@@ -198,6 +200,10 @@ def _headers(said: Documented, status: int) -> dict[str, OpenAPIHeader | Referen
         headers["Set-Cookie"] = _header(OpenAPIType.STRING, "The session begins, or the browser forgets it.")
     if said.keyed and status < 500:
         headers[idempotency.REPLAYED] = _header(OpenAPIType.STRING, "The first answer once more.", enum=["true"])
+    if status >= 500 and said.batched:
+        headers[BATCH_HEADER] = _header(
+            OpenAPIType.STRING, "The batch of which a part may be done.", format=OpenAPIFormat.UUID
+        )
     if status in (429, 503):
         headers["Retry-After"] = _header(OpenAPIType.INTEGER, "Seconds.", minimum=1)
     return headers

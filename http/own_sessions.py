@@ -23,12 +23,12 @@ from modledger.http.views import LoginView, Moment, View, whole
 # More than anybody has; a user who does may end what is not shown too.
 MOST = 500
 
-# $1 user id, $2 now, $3 hash of the token that asks, $4 how many: those still good, newest first. sessions_user
-_OWN = """
+# $1 user id, $2 now, $3 hash of the token that asks, $4 how many: those still good, newest first. sessions_order
+NEWEST = """
     select token_suffix, created_at, expires_at, host(client_ip), token_hash = $3 from sessions
     where user_id = $1 and expires_at > $2 order by created_at desc, token_hash limit $4
 """
-# $1 user id, $2 suffix, $3 now. sessions_user
+# $1 user id, $2 suffix, $3 now. sessions_order
 _DESTROY = "delete from sessions where user_id = $1 and token_suffix = $2 and expires_at > $3 returning 1"
 
 
@@ -84,7 +84,7 @@ async def list_own_sessions(request: AnyRequest) -> Response[SessionsView]:
     found = await current_found(request, required_position(request))
 
     async def both(cursor: Cursor) -> tuple[list[Row], list[Row]]:
-        await cursor.execute(_OWN.encode(), (viewer.user_id, now, viewer.token_hash, MOST))
+        await cursor.execute(NEWEST.encode(), (viewer.user_id, now, viewer.token_hash, MOST))
         sessions = await cursor.fetchall()
         await cursor.execute(logins.OF_USER.encode(), (viewer.user_id, logins.NEWEST))
         return sessions, await cursor.fetchall()

@@ -4,6 +4,7 @@ The framework alone would take the last of a repeated parameter, ignore an unkno
 own. The rules come from the handler's signature, so what OpenAPI says and what is checked are the same.
 """
 
+import asyncio
 import json
 import math
 import re
@@ -21,7 +22,8 @@ from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParam
 from msgspec import Meta
 
 from modledger.domain.facts import MAX_REASON
-from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad, too_large
+from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad, late, too_large
+from modledger.http.services import services
 
 MAX_ID = 2**63 - 1
 MAX_INTEGER = 2**63 - 1
@@ -215,7 +217,7 @@ def listed_header(request: Request[Any, Any, Any], name: str) -> str | None:
 
 
 async def check(request: Request[Any, Any, Any]) -> None:
-    """Raises Problem 415, 413 or 400, naming the first thing that is wrong with the request."""
+    """Raises Problem 415, 413, 408 or 400, naming the first thing that is wrong with the request."""
     path, query, body = rules_of(request.route_handler)
     if body is not None:
         require_json(request)
@@ -228,9 +230,15 @@ async def check(request: Request[Any, Any, Any]) -> None:
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
-    """The whole body. Raises Problem 413 beyond the operation's limit, and 400 where the client broke off."""
+    """The whole body. Raises Problem 413 beyond the operation's limit, 408 where it takes too long, and 400 where the
+    client broke off."""
+    seconds = services(request).settings.body_seconds
     try:
-        return await request.body()
+        async with asyncio.timeout(seconds):
+            return await request.body()
+    except TimeoutError:
+        # What is still to come of it would be taken for the next request.
+        raise Problem(408, late(seconds), {"Connection": "close"}) from None
     except ClientException as error:
         if error.status_code != 413:
             raise

@@ -6,7 +6,7 @@ Idempotency-Key does each item once, and the ledger alone knows what a batch did
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
 
@@ -27,7 +27,7 @@ from modledger.domain.subjects import MODERATOR
 from modledger.http import freshness
 from modledger.http.answers import Made, actor_of, answer_once, context_of
 from modledger.http.endpoints import STAFF, AnyRequest, command
-from modledger.http.errors import Problem, bad, problem_of
+from modledger.http.errors import BATCH_HEADER, Problem, bad, problem_of
 from modledger.http.idempotency import Answer
 from modledger.http.parameters import MAX_ID, BodyId, Reason, Rule, body_rules, check_fields
 from modledger.http.punishment_changes import LIFTED_EXAMPLE, changed, issuing
@@ -210,6 +210,23 @@ def _lift(index: int, event: Recorded, reason: str) -> _Step:
     return _Step(index, target, lift, changed)
 
 
+async def _named(request: AnyRequest, run: Callable[[UUID], Awaitable[Answer]]) -> Response[Any]:
+    """The answer of ``run``; where it fails in the middle its batch is named in the header, since nobody could look up
+    otherwise what had been done before."""
+
+    async def naming(batch_id: UUID) -> Answer:
+        try:
+            return await run(batch_id)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None or problem.status < 500:
+                raise
+            headers = {**problem.headers, BATCH_HEADER: str(batch_id)}
+            raise Problem(problem.status, problem.message, headers) from error
+
+    return await answer_once(request, str(actor_of(request)), naming)
+
+
 async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Step | BulkResultView]) -> Answer:
     """Does the steps: those of one target one after the other, targets side by side. Should the database go away in the
     middle, no further target is begun, the whole is answered with 503, and the same again does what is missing."""
@@ -288,6 +305,7 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
         ]
     },
     errors={400: f"items must hold between 1 and {MOST_ITEMS} items"},
+    batched=True,
     body_limit=BODY_LIMIT,
 )
 async def punish_in_bulk(request: AnyRequest, data: JSONBody[BulkBody]) -> Response[BulkView]:
@@ -297,7 +315,7 @@ async def punish_in_bulk(request: AnyRequest, data: JSONBody[BulkBody]) -> Respo
         planned = await to_thread.run_sync(_planned, ledger, data.items)
         return await _carry_out(request, batch_id, planned)
 
-    return await answer_once(request, str(actor_of(request)), run)
+    return await _named(request, run)
 
 
 @command(
@@ -312,6 +330,7 @@ async def punish_in_bulk(request: AnyRequest, data: JSONBody[BulkBody]) -> Respo
     },
     body_example={"reason": "The wrong list"},
     errors={404: "Batch not found"},
+    batched=True,
 )
 async def revert_punishments_in_bulk(
     request: AnyRequest,
@@ -335,7 +354,7 @@ async def revert_punishments_in_bulk(
     async def run(revert_id: UUID) -> Answer:
         return await _carry_out(request, revert_id, await to_thread.run_sync(plan))
 
-    return await answer_once(request, str(actor_of(request)), run)
+    return await _named(request, run)
 
 
 HANDLERS = [punish_in_bulk, revert_punishments_in_bulk]

@@ -17,7 +17,7 @@ TURN = "select pg_advisory_xact_lock(7309457613245769317)"
 # One statement, so that all of it is about the same erasures; answers how many. An answer below 400 may quote anybody,
 # and which one does cannot be seen, because it is sealed: so all are emptied. Status 0: what is being answered right
 # now may have been read before the erasure, and is not kept either (http/idempotency.py); but for what the one who
-# erased is being answered. ledger_erasures or ledger_position, projection_tracking_pkey, sessions_user,
+# erased is being answered. ledger_erasures or ledger_position, projection_tracking_pkey, sessions_order,
 # login_codes_pkey, login_history_user, user_activity_pkey, api_keys_bot; all of idempotency_keys, which holds a day.
 FINISH = """
     with reached as materialized (

@@ -81,6 +81,17 @@ def test_the_first_report_of_a_guild_is_when_a_bot_joined_it(bots: World) -> Non
     assert joined == [(5, NOW, None), (6, NOW + timedelta(hours=1), None)]
 
 
+def test_what_is_kept_of_a_guild_that_nobody_knows_goes_with_the_last_bot(bots: World) -> None:
+    bots.act(commands.RegisterGuild(guild_id=7, name="Known", owner_id=USER), Actor("bot", BOT))
+    report(bots, [5, 6, 7])
+    report(bots, [6], OTHER_BOT)
+    report(bots, [])
+    # 6 has a bot still, 7 is known to the ledger.
+    assert bots.query("select guild_id, first_joined_at from guild_activity order by 1") == [(6, NOW), (7, NOW)]
+    report(bots, [], OTHER_BOT)
+    assert bots.query("select guild_id from guild_activity") == [(7,)]
+
+
 def test_a_guild_whose_members_were_counted_before_keeps_the_count(bots: World) -> None:
     bots.connection.execute("insert into guild_activity (guild_id, member_count) values (5, 77)")
     report(bots, [5])
@@ -203,6 +214,13 @@ def test_a_batch_moves_when_users_and_the_bot_were_last_active(bots: World) -> N
     assert bots.ledger.head() == head
 
 
+def test_a_batch_leaves_nothing_of_users_whom_nobody_knows(bots: World) -> None:
+    assert send_batch(bots, ran(USER, NOW), *(ran(number, NOW) for number in range(70_000, 70_500))) == (
+        "501 commands recorded"
+    )
+    assert bots.query("select user_id from user_activity") == [(USER,)]
+
+
 def test_a_batch_never_moves_anybody_back_nor_ahead_of_now(bots: World) -> None:
     send_batch(bots, ran(USER, NOW - timedelta(minutes=5)))
     send_batch(bots, ran(USER, NOW - timedelta(minutes=9)))
@@ -231,7 +249,9 @@ def test_a_bot_that_was_never_registered_reports_commands_too(world: World) -> N
 def test_batches_at_once_do_not_wait_for_each_other_in_circles(bots: World) -> None:
     bots.catch_up()
     headers = {bot_id: key(bots, bot_id) for bot_id in (BOT, OTHER_BOT)}
-    users = list(range(1, 201))
+    users = list(range(1001, 1201))
+    for user_id in users:
+        bots.act(commands.RegisterUser(user_id=user_id, username=f"user{user_id}", avatar_url=None))
 
     def send(number: int) -> int:
         order = users if number % 3 else users[::-1]

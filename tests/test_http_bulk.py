@@ -293,6 +293,23 @@ FAIL = """
 """
 
 
+def test_a_batch_that_fails_in_the_middle_is_named_so_that_its_part_can_be_looked_up_and_reverted(world: World) -> None:
+    before = world.ledger.head()
+    world.connection.execute(FAIL.format(stream=f"user:{USER}").encode())
+    failed = bulk(world, warn(), warn(OTHER_USER))
+    assert error_of(failed, 503) == "Database unavailable"
+    world.connection.execute("drop function fail cascade")
+    (done,) = world.ledger.read(before, 100)
+    assert (done.stream, str(done.causation_id)) == (f"user:{OTHER_USER}", failed.headers["X-Batch-ID"])
+    log = world.get(f"/v1/admin/audit/logs?correlation_id={failed.json()['correlation_id']}", ADMIN).json()
+    assert [(one["id"], one["event_metadata"]["batch_id"]) for one in log["items"]] == [
+        (done.position, failed.headers["X-Batch-ID"])
+    ]
+    reverted = world.post(f"/v1/admin/punishments/bulk/{failed.headers['X-Batch-ID']}/revert", ADMIN, WHY)
+    assert (statuses(reverted), ids(reverted)) == ([200], [done.position])
+    assert "X-Batch-ID" not in reverted.headers
+
+
 @pytest.mark.parametrize("target", [USER, OTHER_USER])
 def test_when_the_database_goes_away_in_the_middle_the_retry_does_each_once(world: World, target: int) -> None:
     items = [warn(), ban(), warn(OTHER_USER), {"action": "warn", "target": "guild", "id": GUILD, **WHY}]

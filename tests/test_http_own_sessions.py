@@ -3,11 +3,13 @@
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from modledger.domain import commands
 from modledger.domain.envelope import OPERATOR, Subject
 from modledger.http import logins
+from modledger.http.own_sessions import MOST, NEWEST
 from modledger.http.sessions import COOKIE, lifetime, open_session
 from tests.http_client import ADMIN, NOW, OTHER_USER, USER, World, error_of, started
 
@@ -249,3 +251,18 @@ def test_a_session_of_the_command_line_forgets_what_has_expired(world: World) ->
         session(world)
         assert world.query("select count(*) from sessions where expires_at <= %s", world.now) == [(left,)]
     assert world.query("select count(*) from sessions where user_id = %s", USER) == [(2,)]
+
+
+def test_of_however_many_sessions_the_newest_are_walked_and_none_is_sorted(world: World) -> None:
+    world.connection.execute(
+        "insert into sessions (token_hash, user_id, token_suffix, created_at, expires_at)"
+        " select sha256(n::text::bytea), case when n %% 2 = 0 then %(user)s else n end, 'abcdef',"
+        " %(now)s - n * interval '1 second', %(now)s + interval '1 day' from generate_series(1, 20000) n",
+        {"user": USER, "now": NOW},
+    )
+    world.connection.execute("analyze sessions")
+    lines = psycopg.RawCursor(world.connection).execute(f"explain {NEWEST}", (USER, NOW, b"", MOST)).fetchall()
+    plan = "\n".join(line for (line,) in lines)
+    assert "sessions_order" in plan, plan
+    assert "Sort" not in plan, plan
+    assert len(world.get(SESSIONS, USER).json()["sessions"]) == MOST

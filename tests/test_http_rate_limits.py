@@ -153,6 +153,16 @@ def test_who_only_guesses_a_key_takes_nothing_from_the_bot(world: World) -> None
     assert [ask_as(world, key) for _ in range(3)] == [200, 200, 429]
 
 
+def test_what_a_bots_own_limit_refuses_takes_nothing_of_it_but_counts_for_the_client(limited: World) -> None:
+    key = hourly(limited, 2)
+    assert [ask_as(limited, key) for _ in range(3)] == [200, 200, 429]
+    spent = limited.query("select full_at from rate_limits where key = %s", f"bot {BOT} hourly")
+    assert [ask_as(limited, key) for _ in range(3)] == [429] * 3
+    assert limited.query("select full_at from rate_limits where key = %s", f"bot {BOT} hourly") == spent
+    # Five a minute of one client, whichever bots it is.
+    assert [ask_as(limited, hourly(limited, 9, 6000))] == [429]
+
+
 def test_bad_requests_of_a_bot_count(world: World) -> None:
     key = hourly(world, 2)
     path = "/v1/authentication/bot/login-code"
