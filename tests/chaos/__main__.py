@@ -5,6 +5,7 @@ Every few rounds begin on a new installation, so that looking through the whole 
 
 import argparse
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,8 @@ def main() -> None:
     if unknown := set(given.faults) - FAULTS.keys():
         parser.error(f"no fault {', '.join(sorted(unknown))}")
     seed = given.seed or str(secrets.randbits(32))
+    # What was started and mounted is put away, whoever ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {seed}", flush=True)
     tally = Tally()
     until = time.monotonic() + given.minutes * 60

@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from modledger.projections.catalog import PROJECTORS
 from tests.chaos.installation import NAMES, ROOT, SERVERS, STEPPED, Installation
 from tests.chaos.proxy import Proxy
 
@@ -50,17 +49,14 @@ def kill_postmaster(one: Installation, rng: Random, pace: Pace) -> None:
 
 def kill_backend(one: Installation, rng: Random, pace: Pace) -> None:
     """The postmaster then ends all the others and recovers."""
-    _signal_backend(one, rng, signal.SIGKILL)
+    backends = one.backends()
+    _signal(rng.sample(backends, min(1, len(backends))), signal.SIGKILL)
 
 
-def _signal_backend(one: Installation, rng: Random, number: int) -> int | None:
-    backends = sorted(one.backends())
-    if not backends:
-        return None
-    backend = rng.choice(backends)
-    with suppress(ProcessLookupError):
-        os.kill(backend, number)
-    return backend
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def stop_serve(one: Installation, rng: Random, pace: Pace) -> None:
@@ -84,13 +80,13 @@ def stop_postmaster(one: Installation, rng: Random, pace: Pace) -> None:
     one.signal_postgres(signal.SIGCONT)
 
 
-def stop_backend(one: Installation, rng: Random, pace: Pace) -> None:
-    """Perhaps the one that holds the ledger's lock."""
-    backend = _signal_backend(one, rng, signal.SIGSTOP)
+def stop_backends(one: Installation, rng: Random, pace: Pace) -> None:
+    """A quarter of them: perhaps the one that holds the ledger's lock, or a projector's."""
+    backends = one.backends()
+    chosen = rng.sample(backends, -(-len(backends) // 4))
+    _signal(chosen, signal.SIGSTOP)
     time.sleep(pace.stopped)
-    if backend is not None:
-        with suppress(ProcessLookupError):
-            os.kill(backend, signal.SIGCONT)
+    _signal(chosen, signal.SIGCONT)
 
 
 def cut_database(one: Installation, rng: Random, pace: Pace) -> None:
@@ -154,28 +150,19 @@ def step_clocks(one: Installation, rng: Random, pace: Pace) -> None:
 
 
 def migrate(one: Installation, rng: Random, pace: Pace) -> None:
-    """What an upgrade does: the migrations, then a read model made anew beside its tables and put in their place."""
-    _command(one, "migrate")
-    projector = rng.choice(PROJECTORS).name
-    for step in ("create", "run", "promote", "drop"):
-        if not _command(one, "replay", step, projector):
-            _command(one, "replay", "abort", projector)
-            return
-
-
-def _command(one: Installation, *arguments: str) -> bool:
-    """Whether it succeeded: another fault may keep it from that."""
-    with (one.folder / "operator.log").open("ab") as log:
-        called = subprocess.run(
-            [sys.executable, "-m", "modledger.workers", *arguments],
-            cwd=ROOT,
-            env=one.environment_of_operator(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            check=False,
-        )
-    return called.returncode == 0
+    """What an upgrade does: the migrations, then every read model made anew beside its tables and put in their place.
+    Another fault may keep it from that; the next one goes on where it was."""
+    for arguments in (["migrate"], ["replay", "all", "--drop"]):
+        with (one.folder / "operator.log").open("ab") as log:
+            subprocess.run(
+                [sys.executable, "-m", "modledger.workers", *arguments],
+                cwd=ROOT,
+                env=one.environment_of_operator(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
 
 
 def take_over(one: Installation, rng: Random, pace: Pace) -> None:
@@ -201,7 +188,7 @@ FAULTS: dict[str, Fault] = {
         stop_serve,
         stop_work,
         stop_postmaster,
-        stop_backend,
+        stop_backends,
         cut_database,
         cut_clients,
         hole_database,

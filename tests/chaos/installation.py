@@ -236,7 +236,7 @@ class Installation:
                 fields = (entry / "stat").read_text().rpartition(") ")[2].split() if entry.name.isdigit() else []
                 if fields and int(fields[1]) == postmaster and b"modledger" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
-        return found
+        return sorted(found)
 
     def step_clock(self, name: str, ahead: float) -> None:
         """From now on the process is so many seconds ahead of the machine."""
