@@ -207,14 +207,15 @@ def commands_of(history: History, subject: str, recorded: dict[str, int]) -> lis
             end = None
             command = msgspec.structs.replace(one, status=200, answer={"id": recorded[one.token]})
         last = one.ended if end is not None else one.ended + LATE
-        # A decision is never dated before what already happened to the subject, whoever's clock dated that.
+        # A decision is never dated before what already happened to the subject, whoever's clock dated that; and an end
+        # that is recorded, which happens by PostgreSQL's clock, holds for servers that are behind.
         high = max(
             other.ended + other.skew_high + (LATE if other.outcome == "unknown" else 0)
             for other in mine
             if other.began <= last
         )
         about = None if one.punishment_id is None else issuers.get(one.punishment_id, UNHEARD_OF)
-        decided = Decided(command, one.began + one.skew_low, max(high, last + one.skew_high), about)
+        decided = Decided(command, one.began + one.skew_low, max(high, last + max(0.0, one.skew_high)), about)
         calls.append(Call(decided, one.began, end))
     return calls
 

@@ -32,10 +32,10 @@ def timed_out(number: int, began: float, end: int, **more: Any) -> Command:
     return made("timeout", 200, ADMIN, began, answer={"id": number}, body={"expires_at": moment}, **more)
 
 
-def taken(kind: str, number: int, began: float) -> Command:
+def taken(kind: str, number: int, began: float, **more: Any) -> Command:
     error = f"User 7 already has an active {kind}: punishment {number}"
     body = {"expires_at": "1970-01-01T00:00:59Z"} if kind == "timeout" else {}
-    return made(kind, 409, ADMIN, began, answer={"error": error}, body=body)
+    return made(kind, 409, ADMIN, began, answer={"error": error}, body=body, **more)
 
 
 def lifted(number: int, began: float, status: int = 200, by: tuple[int, int] = ADMIN) -> Command:
@@ -66,6 +66,12 @@ SOUND: dict[str, list[Command | Read]] = {
     "a timeout beside a ban": [banned(10, 0), timed_out(11, 2, 59), search(4, 10, 11)],
     "a timeout that ended makes room": [timed_out(10, 0, 5), timed_out(11, 7, 59), search(9, 10, 11)],
     "an end between two moments is either": [timed_out(10, 0, 5), taken("timeout", 10, 4.5), timed_out(11, 5.2, 59)],
+    "a server that is behind believes the end that was recorded": [
+        timed_out(10, 10, 25, skew_low=-30.0, skew_high=-30.0), timed_out(11, 26, 59, skew_low=-30.0, skew_high=-30.0),
+    ],
+    "a server that is behind takes what has ended for active": [
+        timed_out(10, 10, 25), taken("timeout", 10, 26, skew_low=-30.0, skew_high=-30.0)
+    ],
     "what is over cannot be lifted": [timed_out(10, 0, 5), lifted(10, 7, 409), warned(12, 9), search(11, 10, 12)],
     "an admin leaves what is another's, an owner does not": [
         banned(10, 0), lifted(10, 2, 403, OTHER_ADMIN), lifted(10, 4, by=OWNER)
@@ -93,6 +99,10 @@ UNSOUND: dict[str, list[Command | Read]] = {
     "a level that was not the old one": [levelled(1, 0, 0), levelled(0, 0, 2)],
     "two trials": [subscribed("trial", 200, 0), subscribed("revoke", 200, 2), subscribed("trial", 200, 4)],
     "a timeout refused after the other ended": [timed_out(10, 0, 5), taken("timeout", 10, 7)],
+    "a server that is behind finds room before the end came anywhere": [
+        timed_out(10, 10, 50, skew_low=-30.0, skew_high=-30.0),
+        timed_out(11, 26, 59, skew_low=-30.0, skew_high=-30.0),
+    ],
     "a second timeout before the first ended": [timed_out(10, 0, 50), timed_out(11, 2, 59)],
     "a read without what was acknowledged": [warned(10, 0), search(2)],
     "a read with what was lifted": [warned(10, 0), lifted(10, 2), search(4, 10)],
