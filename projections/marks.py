@@ -23,6 +23,9 @@ WORD, ISSUER, GUILD, TYPE, OPEN, WEEK = range(6)
 SINCE, REPLACED_KNOWN, REPLACED_DATED, ENDED_KNOWN, ENDED_DATED, EXPIRES = range(6, 12)
 # A bucket is this many positions: whole lines, so that all marks below one are those of whole lines.
 BUCKET: Final = 8 * SPAN
+# Of values that very many lines have, once more by blocks of this many values, so that all below one are read soon.
+BLOCK: Final = 16
+BLOCKS: Final = {ENDED_KNOWN: 12, ENDED_DATED: 13, EXPIRES: 14}
 
 Mark = tuple[int, int, int]
 
