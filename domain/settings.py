@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_seconds: int = 10
     drain_seconds: int = 2
     log_level: LogLevel = "info"
-    access_log: AccessLog = "all"
+    access_log: AccessLog = "changes"
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     demo: bool = True

@@ -1,17 +1,19 @@
 """What goes to the log: one line for each event, whatever it quotes; JSON, or on a terminal for people."""
 
+import io
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modledger.workers.logs import as_json, escape
+from modledger.workers.logs import Gatherer, as_json, escape
 
 FORGED = 'x\n{"event":"forged"}\r\x1b[2J\x1b]0;title\x07\x9b31m\u2028\u2029\x85\u202etxt\x7f'
 
@@ -19,7 +21,7 @@ PROGRAM = """
 import logging, sys
 import structlog
 from modledger.workers.logs import configure_logs
-configure_logs("info", "serve")
+configure_logs("info", "serve", gather={gather!r})
 text = {text!r}
 structlog.get_logger().info("asked", reason=text, number=7, nothing=None)
 structlog.get_logger().debug("not said")
@@ -33,8 +35,8 @@ logging.getLogger("psycopg.pool").info("not said either")
 """
 
 
-def in_a_pipe(text: str) -> bytes:
-    program = PROGRAM.format(text=text)
+def in_a_pipe(text: str, *, gather: bool) -> bytes:
+    program = PROGRAM.format(text=text, gather=gather)
     return subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True).stderr
 
 
@@ -43,7 +45,7 @@ def on_a_terminal(text: str) -> bytes:
     said = b""
     try:
         with subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(text=text)],
+            [sys.executable, "-c", PROGRAM.format(text=text, gather=False)],
             stderr=theirs,
         ) as process:
             os.close(theirs)
@@ -60,8 +62,9 @@ def on_a_terminal(text: str) -> bytes:
     return said
 
 
-def test_elsewhere_than_on_a_terminal_every_line_is_one_json_object() -> None:
-    said = in_a_pipe(FORGED)
+@pytest.mark.parametrize("gather", [False, True])
+def test_elsewhere_than_on_a_terminal_every_line_is_one_json_object(gather: bool) -> None:
+    said = in_a_pipe(FORGED, gather=gather)
     assert said.isascii()
     lines = [json.loads(line) for line in said.decode().splitlines()]
     assert [(line["event"], line["level"]) for line in lines] == [
@@ -107,3 +110,42 @@ def test_escaped_text_has_no_control_character_and_plain_text_stays_as_it_is(tex
     escaped = escape(text)
     assert not any(ord(sign) < 0x20 or 0x7F <= ord(sign) <= 0x9F for sign in escaped)
     assert escape(escaped) == escaped
+
+
+def test_lines_that_are_gathered_come_soon_and_in_order_and_none_is_lost_or_cut() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "r") as out, os.fdopen(write, "w") as into:
+        gatherer = Gatherer(into)
+        gatherer.info("first")
+        # Nobody ends it, nothing else is logged.
+        assert out.readline() == "first\n"
+
+        def log(name: int) -> None:
+            for number in range(500):
+                (gatherer.error if number % 100 == 99 else gatherer.info)(f"{name} {number}")
+
+        threads = [threading.Thread(target=log, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        lines = [out.readline().split() for _ in range(2_000)]
+        for thread in threads:
+            thread.join()
+    for name in range(4):
+        assert [int(number) for of, number in lines if of == str(name)] == list(range(500))
+
+
+def test_what_went_wrong_is_written_at_once_after_what_came_before() -> None:
+    out = io.StringIO()
+    gatherer = Gatherer(out)
+    gatherer.info("before")
+    gatherer.warning("wrong")
+    assert out.getvalue() == "before\nwrong\n"
+
+
+def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
+    out = io.StringIO()
+    gatherer = Gatherer(out)
+    out.close()
+    gatherer.error("lost")
+    gatherer.info("lost as well")
+    gatherer.write()

@@ -38,7 +38,9 @@ Series = dict[str, dict[tuple[tuple[str, str], ...], float]]
 @pytest.fixture(scope="module")
 def product() -> Iterator[Product]:
     with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
-        started = Product(Path(folder) / "data", MODLEDGER_METRICS_PORT=str(two_free_ports()))
+        started = Product(
+            Path(folder) / "data", MODLEDGER_METRICS_PORT=str(two_free_ports()), MODLEDGER_ACCESS_LOG="all"
+        )
         started.start()
         try:
             yield started
@@ -260,7 +262,8 @@ def test_the_log_quotes_nothing_of_what_was_asked(product: Product) -> None:
     product.ask("GET", "/v1/no-such-place/a-third-name", "admin")
     product.ask("POST", "/v1/authentication/verify", None, {"code": "ZZZZ9999", "discord_id": 987654321})
     product.ask("POST", WARN.replace("{user_id}", "7100000003"), "admin", {"reason": "words of a moderator"})
-    product.ask("GET", "/v1/users/me", "admin", User_Agent="an-agent-that-is-quoted-nowhere")
+    last = product.ask("GET", "/v1/users/me", "admin", User_Agent="an-agent-that-is-quoted-nowhere")
+    assert logged(product, last.headers["x-correlation-id"])["route"] == "/v1/users/me"
     said = product.said()
     secrets = [product.cookie(role).removeprefix("hsession=") for role in DEMO_ROLES]
     for one in (

@@ -152,7 +152,7 @@ def serve(parent_fd: int | None) -> None:
     from modledger.workers.serve import serve as run_serve
 
     settings = _settings()
-    configure_logs(settings.log_level, "serve")
+    configure_logs(settings.log_level, "serve", gather=True)
     signal_when_parent_dies(parent_fd)
     run_serve(settings)
 
