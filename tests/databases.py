@@ -1,6 +1,7 @@
 """pytest plugin: migrated databases, and ledgers on them. A database per test, copied from one template per session."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
@@ -21,11 +22,31 @@ def template_database(postgres_server: str) -> Iterator[str]:
     drop_database(postgres_server, name)
 
 
+@contextmanager
+def later_template(server_url: str, template: str) -> Iterator[tuple[str, str]]:
+    """A copy of ``template``, its name and its URL, to be filled once and then copied for one test after the other.
+    Whoever fills it has to leave it."""
+    name = f"template_{uuid4().hex}"
+    yield name, create_database(server_url, name, template)
+    drop_database(server_url, name)
+
+
 @pytest.fixture
-def database(postgres_server: str, template_database: str) -> Iterator[str]:
-    """The conninfo of a migrated, empty database of the test's own."""
+def template(request: pytest.FixtureRequest, template_database: str) -> str:
+    """Of what ``database`` is a copy. A module may say otherwise for tests of its own."""
+    asked = request.fixturenames
+    if "world" in asked and "unfolded" not in asked:
+        name: str = request.getfixturevalue("peopled_database")
+        return name
+    return template_database
+
+
+@pytest.fixture
+def database(postgres_server: str, template: str) -> Iterator[str]:
+    """The conninfo of a migrated database of the test's own: an empty one, or for a test with a ``world`` that of its
+    people."""
     name = f"test_{uuid4().hex}"
-    yield create_database(postgres_server, name, template_database)
+    yield create_database(postgres_server, name, template)
     drop_database(postgres_server, name)
 
 

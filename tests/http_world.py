@@ -6,29 +6,49 @@ from uuid import uuid4
 import pytest
 
 from modledger.domain.postgres_ledger import PostgresLedger
+from tests.databases import later_template
 from tests.http_client import MASTER_KEY, World, people, started
 from tests.postgres_server import create_database, drop_database
 
 
+@pytest.fixture(scope="session")
+def peopled_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The name of a database with people of every role, whom every projector has folded. Nobody stays connected."""
+    with later_template(postgres_server, template_database) as (name, url):
+        with PostgresLedger(url, MASTER_KEY) as ledger:
+            world = World(url, ledger)
+            with world.connection:
+                people(world)
+                world.catch_up()
+        yield name
+
+
 @pytest.fixture
-def world(database: str, ledger: PostgresLedger) -> Iterator[World]:
-    """People of every role, and an application that runs; all of the test's own."""
-    yield from _worlds(database, ledger)
+def world(request: pytest.FixtureRequest, database: str, ledger: PostgresLedger) -> Iterator[World]:
+    """People of every role, whom every projector has folded, and an application that runs; all of the test's own."""
+    yield from _worlds(database, ledger, peopled="unfolded" not in request.fixturenames)
+
+
+@pytest.fixture
+def unfolded() -> None:
+    """For tests of what is behind: nobody in their ``world`` was recorded before the test began, and no projector has
+    done anything."""
 
 
 @pytest.fixture(scope="module")
-def shared_world(postgres_server: str, template_database: str) -> Iterator[World]:
+def shared_world(postgres_server: str, peopled_database: str) -> Iterator[World]:
     """The same, of a module's: for tables of requests of which none changes anything."""
     name = f"shared_{uuid4().hex}"
-    database = create_database(postgres_server, name, template_database)
+    database = create_database(postgres_server, name, peopled_database)
     with PostgresLedger(database, MASTER_KEY) as ledger:
-        yield from _worlds(database, ledger)
+        yield from _worlds(database, ledger, peopled=True)
     drop_database(postgres_server, name)
 
 
-def _worlds(database: str, ledger: PostgresLedger) -> Iterator[World]:
+def _worlds(database: str, ledger: PostgresLedger, *, peopled: bool) -> Iterator[World]:
     made = World(database, ledger)
     with made.connection:
-        people(made)
+        if not peopled:
+            people(made)
         with started(made) as running:
             yield running

@@ -274,6 +274,7 @@ def test_erased_text_is_erased_in_the_log_too(world: World) -> None:
     assert registered["event_metadata"]["username"] == "[erased]"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_an_event_that_only_a_newer_program_knows_is_a_line_without_metadata(world: World) -> None:
     entries = populate(world)
     strange = next(one for one in entries if one["event_type"] == "USER_BAN")
@@ -297,6 +298,7 @@ def test_an_event_that_only_a_newer_program_knows_is_a_line_without_metadata(wor
     assert world.get(f"{LOGS}?limit=200", ADMIN).json()["items"] == expected
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_session_sees_what_it_did_and_others_do_not_wait_for_it(world: World) -> None:
     world.catch_up()
     world.catching_up = False

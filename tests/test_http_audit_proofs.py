@@ -138,6 +138,7 @@ def test_an_event_that_is_no_longer_what_was_sealed_is_not_proved(sealed: World)
     assert error_of(sealed.get(f"{PROOF}/12", ADMIN), 409) == "The event at position 12 was sealed and is gone"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_an_event_that_was_put_between_sealed_ones_is_not_proved(world: World) -> None:
     world.catch_up()
     world.catching_up = False
@@ -172,6 +173,7 @@ def test_erasing_somebody_changes_no_proof(sealed: World) -> None:
     assert proves_inclusion(leaf_hash(b64decode(after["leaf"])), after["leaf_index"], head.tree_size, path, head.root)
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_sealer_that_has_stopped_degrades_the_health(world: World) -> None:
     # Events are recorded at the database's time.
     world.now = datetime.now(UTC) + timedelta(minutes=5)

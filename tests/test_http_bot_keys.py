@@ -210,6 +210,7 @@ def test_a_session_wins_over_a_key_that_is_not_good(world: World) -> None:
         assert world.get(path, USER, headers={"X-API-Key": "hbot_wrong"}).status_code == 200
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_what_a_key_may_is_never_older_than_its_bots_own_stream(world: World) -> None:
     key = registered(world)
     world.catch_up()
@@ -226,6 +227,7 @@ def test_what_a_key_may_is_never_older_than_its_bots_own_stream(world: World) ->
     error_of(asks(world, key), 401)
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_bot_sees_what_it_wrote_itself(world: World) -> None:
     key = {"X-API-Key": registered(world)}
     world.catch_up()

@@ -310,6 +310,7 @@ def test_an_etag_guards_an_update_and_saves_a_read(world: World) -> None:
     assert world.get("/v1/bots/900", ADMIN, headers={"If-None-Match": read.headers["ETag"]}).status_code == 200
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_no_list_is_older_than_its_readers_writes(world: World) -> None:
     world.catch_up()
     world.catching_up = False

@@ -234,6 +234,7 @@ def test_a_lift_of_what_is_not_there_or_over_is_refused_alone(world: World) -> N
     assert said[3] == f"Punishment {issued[0]} has already ended (lifted)"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_target_that_this_program_cannot_read_is_refused_alone(world: World) -> None:
     world.post(f"/v1/admin/punishments/user/{UNKNOWN}/warn", ADMIN, WHY)
     world.catch_up()
@@ -359,6 +360,7 @@ def test_when_a_server_dies_before_its_answer_the_retry_gives_it(world: World) -
     assert world.ledger.head() == head
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_two_batches_at_once_on_the_same_targets_lose_and_double_nothing(world: World) -> None:
     targets = range(2_000, 2_030)
     items = {"items": [item for target in targets for item in (ban(target), warn(target))]}

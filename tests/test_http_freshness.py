@@ -4,9 +4,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from modledger.domain import commands
 from modledger.domain.envelope import Actor, Subject
 from tests.http_client import ADMIN, OTHER_ADMIN, OTHER_USER, USER, World, error_of
+
+pytestmark = pytest.mark.usefixtures("unfolded")
 
 SEARCH = "/v1/admin/punishments/search"
 WHY = {"reason": "spam"}

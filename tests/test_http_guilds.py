@@ -425,6 +425,7 @@ def test_an_idempotency_key_repeats_the_answer_and_not_the_update(world: World) 
 # -- freshness
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_an_admin_reads_the_own_write_or_is_told_to_wait(world: World) -> None:
     guild(world)
     world.catch_up()
@@ -443,6 +444,7 @@ def test_an_admin_reads_the_own_write_or_is_told_to_wait(world: World) -> None:
     assert world.now == NOW
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_users_reads_need_only_the_guilds(world: World) -> None:
     guild(world)
     world.catch_up()

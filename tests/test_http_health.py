@@ -44,6 +44,7 @@ def test_health_tells_of_database_and_projectors(world: World) -> None:
     assert all(one == {"position": head, "lag_events": 0, "lag_seconds": 0.0} for one in body["projections"].values())
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_health_tells_how_far_behind_a_projector_is(world: World) -> None:
     world.catching_up = False
     world.catch_up("profile")
@@ -65,6 +66,7 @@ def test_a_stopped_projector_makes_it_degraded_and_its_error_stays_inside(world:
     assert "secret" not in response.text
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_projector_that_nobody_runs_makes_it_degraded(world: World) -> None:
     world.catching_up = False
     world.catch_up(*(projector.name for projector in PROJECTORS if projector.name != "punishments"))
@@ -94,6 +96,7 @@ def test_the_state_of_the_service_is_for_admins(world: World) -> None:
     assert error_of(world.get("/v1/admin/health?verbose=1", ADMIN), 400) == "unknown parameter: verbose"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_tables_that_cannot_be_read_are_unhealthy_for_admins_as_for_everybody(world: World) -> None:
     world.catch_up()
     world.catching_up = False
@@ -130,6 +133,7 @@ def own_server(tmp_path: object) -> EmbeddedPostgres:
     return EmbeddedPostgres(tmp_path / "postgres", durable=False)  # type: ignore[operator]
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_while_the_database_is_away_everything_answers_503_and_afterwards_as_before(
     own_server: EmbeddedPostgres,
 ) -> None:

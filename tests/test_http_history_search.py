@@ -190,6 +190,7 @@ def test_every_page_of_the_past_is_of_the_same_moment(world: World) -> None:
     assert second["punishments"][0]["created_at"] <= first["punishments"][-1]["created_at"]
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_an_answer_about_the_past_is_as_fresh_as_any(world: World) -> None:
     world.catch_up()
     world.catching_up = False

@@ -115,6 +115,7 @@ def test_old_keys_are_forgotten(world: World) -> None:
     assert world.query("select key from idempotency_keys") == [("new",)]
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_of_two_at_once_one_runs_and_the_others_get_its_answer(world: World) -> None:
     world.catching_up = False
     world.catch_up()

@@ -86,6 +86,7 @@ def test_a_code_works_once(world: World, key: str) -> None:
     assert error_of(world.post(VERIFY, json={"code": code}), 401) == "Authentication required"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_of_two_who_bring_a_code_at_once_one_logs_in(world: World, key: str) -> None:
     code = code_for(world, key, USER)
     world.catching_up = False
@@ -217,6 +218,7 @@ def test_the_bot_brings_name_and_avatar_up_to_date_once(world: World, key: str) 
     assert world.get("/v1/users/me", USER).json()["username"] == "renamed"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_user_logs_in_right_after_the_bot_registered_them_though_no_projector_has_run(world: World, key: str) -> None:
     world.post(REQUEST, json={"discord_id": UNKNOWN})
     code = fetch(world, key, discord_id=UNKNOWN, username="newcomer").json()["code"]

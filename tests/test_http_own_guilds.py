@@ -274,6 +274,7 @@ def test_only_a_bots_key_opens_the_private_view(world: World) -> None:
     assert error_of(world.get(f"/v1/bot/guilds/{UNKNOWN}", headers=key(world)), 404) == "Guild not found"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_bot_reads_its_own_write_or_is_told_to_wait(world: World) -> None:
     guild(world)
     mine, another = key(world), key(world, 6000)
@@ -299,6 +300,7 @@ def test_under_an_idempotency_key_the_answer_is_given_again_and_members_are_not_
     error_of(world.post(BOT_PATH, json={"name": "Other"}, headers=once), 409)
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_two_bots_that_bring_the_same_guild_at_once_register_it_once(world: World) -> None:
     keys = [key(world, bot_id) for bot_id in range(6000, 6006)]
     world.catch_up()

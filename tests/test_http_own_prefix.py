@@ -25,6 +25,7 @@ def test_a_new_prefix_is_answered_with_the_user(world: World) -> None:
     assert read.headers["ETag"] == response.headers["ETag"]
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_what_was_written_is_read_at_once_also_where_no_projector_is_done(world: World) -> None:
     assert world.post(PREFIX, USER, {"prefix": "ab!"}).json()["prefix"] == "ab!"
     world.catching_up = False

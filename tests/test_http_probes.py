@@ -33,6 +33,7 @@ def test_a_process_that_is_about_to_stop_is_live_and_not_ready(world: World) -> 
     assert world.get("/health/ready").json() == READY
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_read_tables_of_another_version_are_not_ready(world: World) -> None:
     world.catching_up = False
     world.connection.execute("update read_models set fingerprint = 'another' where projector = 'bots'")
@@ -62,6 +63,7 @@ def own_server(tmp_path: object) -> EmbeddedPostgres:
     return EmbeddedPostgres(tmp_path / "postgres", durable=False)  # type: ignore[operator]
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_without_its_database_a_process_is_live_and_not_ready_until_it_is_back(own_server: EmbeddedPostgres) -> None:
     conninfo = own_server.attach()
     try:

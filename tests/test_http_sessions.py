@@ -133,6 +133,7 @@ def test_a_level_lost_between_two_requests_is_gone_at_the_second(world: World) -
     assert error_of(world.post(WARN, ADMIN, WHY), 403) == "Moderator access required"
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_level_lost_counts_although_no_projector_has_heard_of_it(world: World) -> None:
     assert world.get(SEARCH, ADMIN).status_code == 200
     world.act(commands.ChangePermission(user_id=ADMIN, level=0, reason="left"))

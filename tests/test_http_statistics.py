@@ -142,6 +142,7 @@ def test_bad_input_is_refused(
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.usefixtures("unfolded")
 def test_an_answer_is_not_older_than_what_was_asked_for(world: World, path: str) -> None:
     head = world.ledger.head()
     assert int(world.get(path, headers={"X-Ledger-Position": str(head)}).headers["X-Ledger-Position"]) >= head

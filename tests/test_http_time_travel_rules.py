@@ -196,6 +196,7 @@ def test_the_tag_of_the_past_lets_nobody_change_what_has_changed_since(world: Wo
     error_of(refused, 412)
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_an_answer_is_not_older_than_what_was_asked_for(world: World) -> None:
     head = world.act(commands.UpdateUser(user_id=USER, username="renamed"), SYSTEM, NOW - HOUR).position
     world.catch_up("profile", "user_names")

@@ -200,6 +200,7 @@ def test_a_user_takes_no_other_parameters_than_two_times(shared_world: World) ->
         assert error_of(response, 400).startswith("X-Ledger-Position must be")
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_an_answer_is_not_older_than_what_was_asked_for(world: World) -> None:
     head = world.act(commands.UpdateUser(user_id=USER, username="renamed"), SYSTEM).position
     assert head is not None
