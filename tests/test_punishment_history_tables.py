@@ -135,6 +135,8 @@ def marks_said(rows: Sequence[Version]) -> set[marks.Mark]:
             (marks.EXPIRES, row.expires_at),
         ):
             found.add((kind, None if date is None else week(date), at))
+    blocks = {marks.ENDED_KNOWN: 12, marks.ENDED_DATED: 13, marks.EXPIRES: 14}
+    found |= {(blocks[kind], None if value is None else value // 16, at) for kind, value, at in found if kind in blocks}
     return {(kind, value, at) for kind, value, at in found if value is not None}
 
 
