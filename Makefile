@@ -24,6 +24,8 @@ help: ## Show this list
 run: $(VENV)/.run ## Start everything: PostgreSQL, migrations, demo data, HTTP, workers (Ctrl-C stops it)
 	@exec $(PY) -m modledger.workers up
 
+# Empty means unset: without compiled modules every process, and every worker's collection, compiles all of them anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev ## Run the tests (TESTS="tests/test_settings.py -k port" for some of them)
 	@$(PY) -m pytest -n 4 --dist worksteal $(TESTS)
 
