@@ -21,10 +21,14 @@ class Dump(msgspec.Struct, frozen=True):
 
 
 def lose_since(store: RecorderLedger, position: int) -> None:
-    """The events from that position on are gone; the next one gets that position."""
+    """The events from that position on are gone, and the keys that began with them; the next one gets that position."""
     if isinstance(store, PostgresLedger):
         with _unprotected(store) as connection:
             connection.execute("delete from ledger where notification_id >= %s", (position,))
+            connection.execute(
+                "delete from subject_keys where generation > coalesce("
+                "(select max(originator_version) from ledger where originator_id = subject), -1)"
+            )
             _next_position(connection, position)
         return
     held = _memory(store)
@@ -34,6 +38,8 @@ def lose_since(store: RecorderLedger, position: int) -> None:
         del held._stored_events[position - 1 :]
         del held._times[position - 1 :]
         held._first_positions = {one: first for one, first in held._first_positions.items() if first < position}
+        ends = {subject: max(held._stored_events_index.get(subject, ()), default=-1) for subject in held._keys}
+        held._keys = {subject: key for subject, key in held._keys.items() if key[0] <= ends[subject]}
 
 
 def lose_key(store: RecorderLedger, subject: str) -> None:

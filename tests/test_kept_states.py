@@ -23,7 +23,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.refusals import Conflict, Forbidden
 from modledger.domain.subjects import fold, new
 from tests.databases import MASTER_KEY
-from tests.ledger_faults import dumped, lose_since, restore
+from tests.ledger_faults import dumped, lose_key, lose_since, restore
 from tests.scenario import ADMIN, DAY, NAMESPACE, NOW
 from tests.test_ledger_contract import store
 
@@ -275,6 +275,17 @@ def test_what_another_process_erased_goes_with_the_next_command(database: str, l
         execute(other, commands.EraseSubject(target=TARGET, reason="asked"), by(OPERATOR, "erase"))
     second = execute(ledger, IssueWarning(target=TARGET, reason="new"), by(ADMIN, "second"), kept).subject
     assert [one.reason for one in second.punishments.values()] == [ERASED, "new"]  # type: ignore[union-attr]
+    assert MORE not in held_text(kept, "user:1")
+
+
+def test_text_whose_key_is_gone_is_decided_on_no_more(store: Ledger) -> None:
+    hire(store)
+    kept = KeptStates()
+    warn(store, kept, "warning")
+    lose_key(store, "user:1")  # type: ignore[arg-type]
+    prefix = commands.ChangeUserPrefix(user_id=1, prefix="?")
+    state = execute(store, prefix, by(OPERATOR, "prefix"), kept).subject
+    assert [one.reason for one in state.punishments.values()] == [ERASED]  # type: ignore[union-attr]
     assert MORE not in held_text(kept, "user:1")
 
 
