@@ -1,7 +1,10 @@
 """``modledger seal`` as an operator and an auditor use it, beside a checker written from docs/proof.md alone."""
 
 import ast
+import base64
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -198,6 +201,81 @@ def test_both_checkers_find_every_forgery(kit: tuple[str, dict[str, Path]], tmp_
     for number, content in enumerate(forgeries):
         forged.write_text(content, "utf-8")
         assert status_of(key, forged) == (1, False), (number, content)
+
+
+def ended(lines: list[str]) -> str:
+    """An export of these lines, as whole as one that was never touched."""
+    text = "".join(lines)
+    last = {"lines": len(lines), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return text + json.dumps(last, separators=(",", ":")) + "\n"
+
+
+def test_events_of_an_export_that_no_head_covers_are_not_taken_for_proved(
+    kit: tuple[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    key, files = kit
+    lines = files["ledger.jsonl"].read_text("utf-8").splitlines(keepends=True)[:-1]
+    forged = tmp_path / "forged"
+    forged.write_text(ended(lines), "utf-8")
+    assert status_of(key, forged) == (0, True)
+    heads = [n for n, line in enumerate(lines) if '"head"' in line]
+    whole = json.loads(lines[heads[-1] - 1])
+    # An event that was made up, with a hash that fits, after all that was ever signed.
+    leaf = bytearray(base64.b64decode(whole["leaf"]))
+    leaf[6:14] = (whole["position"] + 1).to_bytes(8, "big")
+    more = {
+        "position": whole["position"] + 1,
+        "leaf_index": whole["leaf_index"] + 1,
+        "sealed": base64.b64encode(hashlib.sha256(b"\x00" + leaf).digest()).decode(),
+        "leaf": base64.b64encode(leaf).decode(),
+    }
+    without_heads = [line for n, line in enumerate(lines) if n not in heads]
+    for content in (
+        [*lines, json.dumps(more) + "\n"],
+        without_heads,
+        lines[: heads[0]],
+        lines[: heads[0] + 2],
+    ):
+        forged.write_text(ended(content), "utf-8")
+        assert status_of(key, forged) == (1, False), content[-1]
+        told = CliRunner().invoke(seal, ["check", "--public-key", key, str(forged)]).output
+        assert "covered by no head that is good: nothing proves them" in told
+    # A kept head covers them as well as one in the file.
+    forged.write_text(ended(without_heads), "utf-8")
+    head = files["new.txt"]
+    done = CliRunner().invoke(seal, ["check", "--public-key", key, "--head", str(head), str(forged)])
+    assert (done.exit_code, "covered by no head" in done.output) == (0, False), done
+
+
+def test_an_export_that_does_not_fit_on_the_disk_leaves_nothing_and_says_so(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    ok(modledger("seal", "head", **settings))
+    for command in (["seal", "export"], ["dump"]):
+        file = tmp_path / "taken away"
+        done = subprocess.run(
+            # No file may grow beyond 16 KiB, whatever the disk; the database runs elsewhere.
+            [
+                "sh",
+                "-c",
+                'ulimit -f 32; exec "$@"',
+                "sh",
+                sys.executable,
+                "-m",
+                "modledger.workers",
+                *command,
+                str(file),
+            ],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 1, done
+        assert f"{file}: File too large; nothing of it is left" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_files_of_another_key_prove_nothing(kit: tuple[str, dict[str, Path]]) -> None:

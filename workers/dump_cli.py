@@ -16,7 +16,7 @@ from modledger.workers.dump import dump as write_dump
 from modledger.workers.dump import restore as read_dump
 from modledger.workers.dump_file import Damaged
 from modledger.workers.key_file import read_key
-from modledger.workers.opening import Failure, installation
+from modledger.workers.opening import Failure, installation, writing
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -29,7 +29,8 @@ def dump(file: Path) -> None:
         raise Failure(f"{file.parent} is no folder", 2)
     with installation("dump") as (_, conninfo), _telling() as tell:
         try:
-            moved = write_dump(conninfo, file, tell)
+            with writing(file):
+                moved = write_dump(conninfo, file, tell)
         except NotPossible as error:
             raise Failure(error, 2) from error
     click.echo(f"wrote {file}\n{_render(moved)}")

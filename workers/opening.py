@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
@@ -30,6 +31,15 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"modledger: {self.message}", file=file, err=True)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """The file is named where it cannot be written: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"{error.filename or file}: {error.strerror}; nothing of it is left", 1) from error
 
 
 @contextmanager

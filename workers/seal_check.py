@@ -69,9 +69,17 @@ class TooMuch(Exception):
     """More was found than is worth a list; the report has the first of it."""
 
 
-def examine(report: Report, evidence: Iterable[Evidence], keys: Sequence[PublicKey], kept: Iterable[str] = ()) -> None:
-    """Completes the report. ``kept`` are heads from elsewhere, such as an auditor's. Raises TooMuch, BadSignature or
-    NoHead for a kept head, and what the evidence raises."""
+def examine(
+    report: Report,
+    evidence: Iterable[Evidence],
+    keys: Sequence[PublicKey],
+    kept: Iterable[str] = (),
+    *,
+    covered: bool = False,
+) -> None:
+    """Completes the report. ``kept`` are heads from elsewhere, such as an auditor's. ``covered``: a head has to cover
+    whatever is there, as in every export; in a database the sealer may be about to sign. Raises TooMuch, BadSignature
+    or NoHead for a kept head, and what the evidence raises."""
     frontier = Frontier()
     waiting = sorted((verify(note, keys) for note in kept), key=lambda head: head.tree_size)
     lost: list[tuple[int, bytes]] = []
@@ -131,6 +139,13 @@ def examine(report: Report, evidence: Iterable[Evidence], keys: Sequence[PublicK
             None,
             f"the head of {head.tree_size} events, sealed at {head.at:%Y-%m-%dT%H:%M:%SZ}, is of more than the"
             f" {frontier.size} that are here: the end of the ledger was taken away",
+        )
+    proved = 0 if report.last is None else report.last.tree_size
+    if covered and proved < frontier.size and not broken:
+        report.add(
+            None,
+            f"the last {frontier.size - proved} of the {frontier.size} events are covered by no head that is good:"
+            " nothing proves them",
         )
     _name_moves(report, lost, strays)
 

@@ -17,7 +17,7 @@ from modledger.domain.refusals import Refused
 from modledger.domain.seal_proofs import consistency, grown, inclusion, last_head
 from modledger.domain.settings import Settings
 from modledger.domain.signed_heads import BadSignature, Head, NoHead, PublicKey, read_head, read_public_key
-from modledger.workers.opening import Failure, installation
+from modledger.workers.opening import Failure, installation, writing
 from modledger.workers.seal_check import Report, TooMuch, examine, stored
 from modledger.workers.seal_files import (
     Damaged,
@@ -122,7 +122,8 @@ def export(file: Path) -> None:
     """Write the whole sealed ledger to FILE, to be checked elsewhere. Personal text stays encrypted in it."""
     with _opened() as (_, connection):
         carry_out(connection, last_head())
-        events = write_export(file, origin(connection), stored(connection, signed_only=True))
+        with writing(file):
+            events = write_export(file, origin(connection), stored(connection, signed_only=True))
     click.echo(f"wrote {events} events to {file}")
 
 
@@ -174,12 +175,12 @@ def _check_files(files: list[Path], keys: list[PublicKey]) -> None:
     for file in proofs:
         click.echo(check_proof(file, keys, heads))
     for file in exports:
-        _report(Report(), read_export(file), keys, list(kept))
+        _report(Report(), read_export(file), keys, list(kept), covered=True)
 
 
-def _report(report: Report, evidence: Any, keys: list[PublicKey], kept: list[str]) -> None:
+def _report(report: Report, evidence: Any, keys: list[PublicKey], kept: list[str], *, covered: bool = False) -> None:
     try:
-        examine(report, evidence, keys, kept)
+        examine(report, evidence, keys, kept, covered=covered)
     except TooMuch as error:
         _list(report)
         raise Failure(error, 1) from error

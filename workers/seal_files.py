@@ -52,8 +52,7 @@ _encode = msgspec.json.Encoder().encode
 
 def write_export(path: Path, origin: str, evidence: Iterable[Evidence]) -> int:
     """Writes a sealed ledger; the file has its name only when it is complete and durable. Returns how many events.
-    Raises OSError,
-    and Conflict where the sealed tree is damaged."""
+    Raises OSError, and Conflict where the sealed tree is damaged."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     digest = hashlib.sha256()
     lines = events = 0

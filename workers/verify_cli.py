@@ -88,7 +88,9 @@ def _sampled(
 
 
 def _print(one: Difference) -> None:
-    line = Text(one.place(), style="bold")
+    # Names of rows may hold what somebody put there, and a terminal obeys; values are JSON, which escapes.
+    place = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one.place())
+    line = Text(place, style="bold")
     if one.expected is not None:
         line.append(f"\n  expected {one.expected}", style="green")
     if one.found is not None:
