@@ -16,6 +16,7 @@ from uuid import uuid4
 import msgspec
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from modledger.domain import events
 from modledger.domain.commands import Context, RegisterUser
@@ -28,6 +29,7 @@ from modledger.projections.ledger_verification import verify_ledger
 from modledger.projections.verification import verify_projector
 from modledger.workers.demo import DEMO_BOT, EXAMPLE_BAN_ID, EXAMPLE_BANNED_ID, DemoRefused, is_loaded, load_demo
 from modledger.workers.demo_blocks import EVENTS, PUNISHMENTS, Size, parts
+from modledger.workers.demo_cli import demo
 from modledger.workers.demo_load import Interrupted, Loaded, load
 from modledger.workers.demo_staff import END, START
 from modledger.workers.runner import catch_up
@@ -79,14 +81,14 @@ def states(history: list[Recorded]) -> dict[str, State]:
 # -- exactly that size
 
 
-@pytest.mark.parametrize("number", [1, 2, 42, 43, 44, 150, 2_000])
+@pytest.mark.parametrize("number", [1, 43, 44, 1_000])
 def test_so_many_events_are_exactly_so_many(database: str, number: int) -> None:
     assert loaded(database, Size(events=number)).events == number
     history = history_of(database)
     assert [one.position for one in history] == list(range(1, number + 1))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 7, 400])
+@pytest.mark.parametrize("number", [1, 3, 400])
 def test_so_many_punishments_are_exactly_so_many(database: str, number: int) -> None:
     report = loaded(database, Size(punishments=number))
     history = history_of(database)
@@ -271,7 +273,7 @@ def test_told_to_stop_it_leaves_nothing(database: str) -> None:
                 stop.set()
 
         with pytest.raises(Interrupted):
-            load(database, MASTER_KEY, Size(events=5_000), 1, processes=1, stop=stop, tell=tell)
+            load(database, MASTER_KEY, Size(events=500), 1, processes=1, stop=stop, tell=tell)
         with psycopg.connect(database) as connection:
             assert connection.execute("select count(*) from ledger").fetchone() == (0,)
     loaded(database, Size(events=50))
@@ -281,6 +283,7 @@ def test_told_to_stop_it_leaves_nothing(database: str) -> None:
 KILLED = """
 import os, signal, sys, threading
 from modledger.workers.demo_blocks import Size
+from modledger.workers.demo_cli import demo
 from modledger.workers.demo_load import load
 
 def tell(what, done, total):
@@ -288,7 +291,7 @@ def tell(what, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    load(sys.argv[1], bytes(range(32)), Size(events=20_000), 1, processes=2, stop=threading.Event(), tell=tell)
+    load(sys.argv[1], bytes(range(32)), Size(events=8_500), 1, processes=2, stop=threading.Event(), tell=tell)
 """
 
 
@@ -337,7 +340,7 @@ def run(database: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_loads_once_and_refuses_a_second_time(database: str) -> None:
     done = run(database, "demo", "--punishments", "50", "--seed", "7")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done
     assert "50 of them punishments" in done.stdout
     for again in (("demo",), ("demo", "--events", "100")):
         done = run(database, *again)
@@ -367,7 +370,7 @@ def test_the_command_without_options_loads_the_usual_demo(database: str) -> None
     ],
 )
 def test_a_call_that_does_not_fit_is_refused_before_anything_is_opened(arguments: list[str], said: str) -> None:
-    done = run("postgresql://127.0.0.1:1/nowhere", "demo", *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    done = CliRunner().invoke(demo, arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert "Traceback" not in done.output

@@ -91,14 +91,18 @@ def load(
             loaded.punishments += one.punishments
             present += one.present
             tell("making", loaded.events if size.events is not None else loaded.punishments, size.number)
-            if stop.is_set():
-                raise Interrupted("stopped; nothing was changed")
+            _require_going_on(stop)
         if present:
             # It is in the guilds of all parts.
             row = (DEMO_BOT, present, 20 * present, 35.5, today)
             beside.put(1 + list(TABLES).index("bot_activity"), encoded("bot_activity", [row]))
         _copy(conninfo, ledger, count, beside, loaded.events, stop, tell)
     return loaded
+
+
+def _require_going_on(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Interrupted("stopped; nothing was changed")
 
 
 def _begin(connection: psycopg.Connection) -> tuple[datetime, int]:
@@ -190,8 +194,7 @@ def _copy(
             for span in range(count):
                 rows = ledger.sorted(span)
                 for start in range(0, len(rows), _BATCH):
-                    if stop.is_set():
-                        raise Interrupted("stopped; nothing was changed")
+                    _require_going_on(stop)
                     batch = rows[start : start + _BATCH]
                     copy.write(head + head.join(batch))
                     done += len(batch)
@@ -205,6 +208,7 @@ def _copy(
             copy.write(COPY_END)
         for place, table in enumerate(TABLES, start=1):
             fill(connection, table, beside.pieces(place))
+        _require_going_on(stop)
         connection.execute("notify ledger")
     with psycopg.connect(conninfo, autocommit=True) as connection:
         # What autovacuum would come to do in a minute; whoever folds the ledger now reads all of it.
