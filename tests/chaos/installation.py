@@ -164,12 +164,26 @@ class Installation:
                 process.popen.wait()
         for proxy in (*self.proxies.values(), *self.doors.values()):
             proxy.close()
-        with contextlib.suppress(AttributeError):
-            self.signal_postgres(signal.SIGCONT)
+        if self.url:
+            # A fault that was cut short may have left some of them stopped, which would never end.
+            self._signal_all_of_postgres(signal.SIGCONT)
             self.postgres.stop()
             self.postgres.detach()
+        until = time.monotonic() + PATIENCE_SECONDS
+        while self._signal_all_of_postgres(signal.SIGKILL) and time.monotonic() < until:
+            time.sleep(0.05)
         if self.mounted:
             subprocess.run(["umount", str(self.disk)], check=True)
+
+    def _signal_all_of_postgres(self, number: int) -> int:
+        """To every process of the cluster, with or without a postmaster; how many there were."""
+        count = 0
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if (entry / "cwd").readlink() == self.cluster / "data":
+                    os.kill(int(entry.name), number)
+                    count += 1
+        return count
 
     def _environment(self, database_port: int, port: int) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
