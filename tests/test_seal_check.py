@@ -14,6 +14,7 @@ from modledger.workers.seal_files import Damaged, read_export, write_export
 from modledger.workers.seal_key import origin, public_keys
 from modledger.workers.seal_store import carry_out, leaves
 from modledger.workers.sealer import seal
+from tests.databases import later_template
 from tests.sealing import NOW, begun, fill, unguarded
 
 EVENTS = 6000
@@ -21,15 +22,29 @@ EVENTS = 6000
 PLACES = (1, 256, 257, 4096, 4097, 2222, EVENTS)
 
 
+@pytest.fixture(scope="module")
+def sealed_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The name of a sealed ledger of 6,000 events in three heads, and ten events more that are not sealed."""
+    with later_template(postgres_server, template_database) as (name, url):
+        with psycopg.connect(url, autocommit=True) as opened:
+            signer = begun(opened)
+            for number, events in enumerate((2500, 3000, 500)):
+                fill(opened, events)
+                seal(opened, signer, NOW + timedelta(minutes=number))
+            fill(opened, 10)
+        yield name
+
+
+@pytest.fixture
+def template(request: pytest.FixtureRequest, template: str) -> str:
+    name: str = request.getfixturevalue("sealed_database") if "connection" in request.fixturenames else template
+    return name
+
+
 @pytest.fixture
 def connection(database: str) -> Iterator[psycopg.Connection]:
-    """A sealed ledger of 6,000 events in three heads, and ten events more that are not sealed."""
+    """To a copy of the sealed ledger."""
     with psycopg.connect(database, autocommit=True) as opened:
-        signer = begun(opened)
-        for number, events in enumerate((2500, 3000, 500)):
-            fill(opened, events)
-            seal(opened, signer, NOW + timedelta(minutes=number))
-        fill(opened, 10)
         yield opened
 
 

@@ -26,7 +26,7 @@ from modledger.projections.samples import remember, verify_sample
 from modledger.projections.verification import verify_projector
 from modledger.workers.runner import catch_up
 from modledger.workers.verifier import run_verifier
-from tests.databases import MASTER_KEY
+from tests.databases import MASTER_KEY, later_template
 from tests.http_client import World
 from tests.projection_history import NOW, Happened, append
 from tests.random_history import histories
@@ -35,11 +35,25 @@ from tests.test_runner import eventually
 BY_NAME = {projector.name: projector for projector in PROJECTORS}
 
 
+@pytest.fixture(scope="module")
+def folded_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The name of a database with a history that every projector has folded."""
+    with later_template(postgres_server, template_database) as (name, url):
+        with PostgresLedger(url, MASTER_KEY) as ledger:
+            fill(ledger, history(1_000))
+            catch_up(ledger, url, PROJECTORS)
+        yield name
+
+
 @pytest.fixture
-def conn(database: str, ledger: PostgresLedger) -> Iterator[psycopg.Connection]:
-    """Of a database with a history that every projector has folded."""
-    fill(ledger, history(1_000))
-    catch_up(ledger, database, PROJECTORS)
+def template(request: pytest.FixtureRequest, template: str) -> str:
+    name: str = request.getfixturevalue("folded_database") if "conn" in request.fixturenames else template
+    return name
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection]:
+    """To a database with a history that every projector has folded."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
 
