@@ -32,6 +32,7 @@ from modledger.projections.rebuild import (
     drop,
 )
 from modledger.projections.rebuild_steps import fold_parts, promote
+from modledger.projections.verification import verify_projector
 from modledger.workers.replay import promote_replay, run_replay
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
@@ -331,6 +332,32 @@ def test_an_event_that_cannot_be_folded_ends_the_run_and_is_named_and_nothing_is
     run_replay(ledger, database, projector, GO_ON)
     promote_replay(ledger, database, projector, GO_ON)
     assert contents(conn, TABLES) == live
+
+
+def test_of_two_operators_who_rebuild_everything_at_once_the_second_waits(
+    ledger: PostgresLedger, database: str
+) -> None:
+    fill(ledger, history(100))
+    catch_up(ledger, database, PROJECTORS)
+    environment = {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode()}
+    operators = [
+        subprocess.Popen(
+            [sys.executable, "-m", "modledger.workers", "replay", "all", "--drop"],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for operator in operators:
+        said, wrong = operator.communicate(timeout=240)
+        assert operator.returncode == 0, wrong
+        assert said.splitlines()[-1] == "every read model is rebuilt"
+    with psycopg.connect(database) as connection:
+        left = connection.execute("select count(*) from pg_namespace where nspname ~ '^(replay|old)_'").fetchone()
+    assert left == (0,)
+    assert [found for one in PROJECTORS for found in verify_projector(database, one, ledger)] == []
 
 
 def test_the_command_line_takes_a_rebuild_from_its_beginning_to_its_end(ledger: PostgresLedger, database: str) -> None:

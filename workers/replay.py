@@ -45,18 +45,19 @@ def run_replay(
     """
     with _helpers(projector.name, processes - 1):
         fold_parts(conninfo, projector, ledger, stop)
-    with _turn(conninfo, projector.name, stop):
+    with turn(conninfo, projector.name, stop):
         return finish(conninfo, projector, ledger)
 
 
 def promote_replay(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:
     """Puts the verified rebuild in the place of what is read; raises as ``run_replay``."""
-    with _turn(conninfo, projector.name, stop):
+    with turn(conninfo, projector.name, stop):
         return promote(conninfo, projector, ledger)
 
 
 @contextmanager
-def _turn(conninfo: str, projector: str, stop: threading.Event) -> Iterator[None]:
+def turn(conninfo: str, projector: str, stop: threading.Event) -> Iterator[None]:
+    """What only one process may do at a time for that projector, or for ``all``; the others wait. Raises Stopped."""
     with psycopg.connect(conninfo, autocommit=True, application_name=f"modledger replay {projector}") as connection:
         if not wait_for_turn(connection, f"replay {projector}", stop):
             raise Stopped(f"the rebuild of {projector} was stopped: run it again to go on")
