@@ -34,19 +34,18 @@ _STREAMS = """
     ) as events
     where originator_version <> before + 1 or notification_id <= earlier
 """
-# What Python has a datetime for; somebody may have written another one.
-_A_TIME = "recorded_at between '0001-01-02' and '9999-12-30'"
-# ledger_position
-_TIMES = f"""
+# ledger_position. Times that Python has a datetime for: somebody may have written another one.
+_TIMES = """
     select notification_id, originator_id, recorded_at, before from (
         select notification_id, originator_id, recorded_at, lag(recorded_at) over (order by notification_id) as before
-        from (select * from ledger where notification_id >= %s order by notification_id limit %s) as l where {_A_TIME}
+        from (select * from ledger where notification_id >= %s order by notification_id limit %s) as l
+        where recorded_at between '0001-01-02' and '9999-12-30'
     ) as events
     where recorded_at < before
 """
 # ledger_position
-_COLUMNS = f"""
-    select notification_id, originator_id, actor, via, {_A_TIME} from ledger
+_COLUMNS = """
+    select notification_id, originator_id, actor, via, recorded_at between '0001-01-02' and '9999-12-30' from ledger
     where notification_id > %s order by notification_id limit %s
 """
 # seal_tiles_position, its last entry
