@@ -158,8 +158,10 @@ class Reader:
         try:
             # By a statement and not by the start-up's options, which a pooler before the server may refuse.
             # UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
+            # Nothing in parallel: many read at once, and to start workers takes longer than most reads.
             await connection.execute(
-                f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'; {self._session}".encode(),
+                f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC';"
+                f" set max_parallel_workers_per_gather = 0; {self._session}".encode(),
                 prepare=False,
             )
         except BaseException:
