@@ -70,6 +70,11 @@ class Report(msgspec.Struct, kw_only=True):
     peaks: dict[str, int] = {}
     machine: dict[str, str] = {}
 
+    def add(self, what: str, seconds: float, events: int, note: str = "") -> None:
+        """A step that is done, told at once: all of it takes long."""
+        self.steps.append(Step(what, seconds, events, note))
+        print(f"{what}: {seconds:,.1f} s, {events / seconds:,.0f} events/s {note}", file=sys.stderr, flush=True)
+
     def expect(self, right: bool, what: str) -> None:
         if not right:
             self.wrong.append(what)
@@ -109,17 +114,17 @@ def run(events: int, folder: Path, *, sessions: int = 4, pause: float = 2.0) -> 
     with watched() as peaks:
         _command(product, peaks, "migrate", 0)
         seconds, _ = _command(product, peaks, f"demo --events {events}", 0)
-        report.steps.append(Step("modledger demo", seconds, events))
+        report.add("modledger demo", seconds, events)
         began = time.perf_counter()
         with _up(product, peaks):
-            report.steps.append(Step("modledger up, all projections caught up", time.perf_counter() - began, events))
+            report.add("modledger up, all projections caught up", time.perf_counter() - began, events)
             report.machine = machine(product.database)
             tally = Tally()
             with _load(product, tally, sessions):
                 time.sleep(pause)
                 _rebuild(product, peaks, report)
                 seconds, said = _command(product, peaks, "verify", None)
-                report.steps.append(Step("modledger verify, under the load", seconds, events, _last(said)))
+                report.add("modledger verify, under the load", seconds, events, _last(said))
                 report.expect("difference" not in said, f"verify under the load: {said}")
                 time.sleep(pause)
             report.done, report.wrong = dict(tally.done), report.wrong + tally.wrong
@@ -143,11 +148,11 @@ def _rebuild(product: Product, peaks: Peaks, report: Report) -> None:
             name, _, state = line.strip().partition(": ")
             if state:
                 now = time.perf_counter()
-                report.steps.append(Step(f"rebuild of {name}", now - last, head, state))
+                report.add(f"rebuild of {name}", now - last, head, state)
                 report.expect(state.startswith("verified"), line)
                 last = now
     report.expect(process.returncode == 0, f"replay all ended with {process.returncode}")
-    report.steps.append(Step("rebuild of all, two processes, promoted", time.perf_counter() - began, head))
+    report.add("rebuild of all, two processes, promoted", time.perf_counter() - began, head)
 
 
 def _verify(product: Product, peaks: Peaks, report: Report) -> None:
@@ -156,7 +161,7 @@ def _verify(product: Product, peaks: Peaks, report: Report) -> None:
     _command(product, peaks, "seal head", 0)
     for command in ("verify", "seal check"):
         seconds, said = _command(product, peaks, command, None)
-        report.steps.append(Step(f"modledger {command}", seconds, report.events, _last(said)))
+        report.add(f"modledger {command}", seconds, report.events, _last(said))
         report.expect("difference" not in said and "position" not in said, f"{command}: {said}")
 
 
@@ -176,9 +181,7 @@ def _change(product: Product, peaks: Peaks, report: Report) -> None:
         seconds, said = _command(product, peaks, command, 1)
         told = [line for line in said.splitlines() if re.search(rf"\bposition {report.position}\b", line)]
         named = re.findall(r"\bposition (\d+)\b", said)
-        report.steps.append(
-            Step(f"modledger {command}, a byte changed", seconds, report.events, told[0] if told else said)
-        )
+        report.add(f"modledger {command}, a byte changed", seconds, report.events, told[0] if told else said)
         report.expect(bool(told) and set(named) == {str(report.position)}, f"{command} named {named}: {said}")
 
 
