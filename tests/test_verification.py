@@ -153,8 +153,8 @@ PLANTED: list[tuple[str, str, str, list[tuple[str, str, str | None, str | None]]
         "audit_log",
         "a row twice",
         (
-            "insert into audit_log select position, event_type, entity_id, actor_id, '2020-01-01' from audit_log"
-            " where position = 10"
+            "insert into audit_log select position, event_type, entity_id, actor_id, '2020-01-01', correlation_id from"
+            " audit_log where position = 10"
         ),
         [("(position=10)", "row is there 2 times", None, None)],
     ),
