@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cookie_domain: str | None = None
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
+    login_bots: tuple[int, ...] = ()
     rate_limit_login: int = 20
     rate_limit_staff: int = 60
     rate_limit_public: int = 120
@@ -231,6 +232,14 @@ def _read_networks(text: str) -> tuple[Network, ...]:
     return tuple(dict.fromkeys(_read_network(network) for network in text.split(","))) if text.strip() else ()
 
 
+def _read_bots(text: str) -> tuple[int, ...]:
+    # Never none of them: that would read as all.
+    ids = [bot.strip() for bot in text.split(",")]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,18}", bot) and int(bot) < 2**63 for bot in ids):
+        raise ValueError
+    return tuple(dict.fromkeys(map(int, ids)))
+
+
 def _read_database_url(text: str) -> str:
     if not text.startswith(("postgresql://", "postgres://")) or re.search(r"[\s\x00]", text):
         raise ValueError
@@ -360,6 +369,13 @@ _SETTINGS = (
         _read_networks,
         "proxies before this server: only they are believed when X-Forwarded-For says who the client is",
         default="none",
+    ),
+    _Setting(
+        "login_bots",
+        "a comma-separated list of Discord ids of bots",
+        _read_bots,
+        "the bots that may fetch log-in codes, and so log in as anybody (docs/security.md)",
+        default="every bot with a key",
     ),
     _Setting(
         "rate_limit_login",

@@ -18,7 +18,7 @@ from modledger.domain.refusals import Conflict, NotFound
 from modledger.http import freshness, logins
 from modledger.http.answers import answer_once, context_of
 from modledger.http.client_address import client_ip, client_ip_or_unknown
-from modledger.http.endpoints import BOT, NOBODY, OWN, AnyRequest, command
+from modledger.http.endpoints import LOGIN_BOT, NOBODY, OWN, AnyRequest, command
 from modledger.http.errors import bad, unauthenticated
 from modledger.http.idempotency import Answer
 from modledger.http.keys import Caller
@@ -107,7 +107,7 @@ async def request_login_code(request: AnyRequest, data: JSONBody[CodeRequestBody
     "/v1/authentication/bot/login-code",
     operation_id="fetch_login_code",
     summary="For the bot: bring a user's name and avatar up to date and fetch the pending code to deliver",
-    access=BOT,
+    access=LOGIN_BOT,
     tag="Authentication",
     example={"code": "ABCD1234"},
     body_example={"discord_id": "123456789012345678", "username": "exampleuser"},

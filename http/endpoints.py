@@ -29,17 +29,19 @@ AnyRequest = Request[Any, Any, Any]
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Who is let in: a session, a bot by its key, either a session or any key (``public``), or everybody, of whom a
     session or key is told apart (``open``) or not (``none``). ``level``: the least, of a session; ``restricted_too``:
-    also somebody timed out or banned."""
+    also somebody timed out or banned; ``delivers``: of bots only those that the settings let deliver log-in codes."""
 
     who: Who
     level: int = USER
     restricted_too: bool = False
+    delivers: bool = False
 
 
 NOBODY = Access(who="none")
 OPEN = Access(who="open")
 PUBLIC = Access(who="public")
 BOT = Access(who="bot")
+LOGIN_BOT = Access(who="bot", delivers=True)
 SESSION = Access(who="session")
 OWN = Access(who="session", restricted_too=True)
 STAFF = {level: Access(who="session", level=level) for level in (MODERATOR, ADMIN, OWNER)}
@@ -208,7 +210,10 @@ async def _authenticate(request: AnyRequest, access: Access) -> None:
         case "session":
             await authenticate(request, access.level, restricted_too=access.restricted_too)
         case "bot":
-            await authenticate_bot(request)
+            caller = await authenticate_bot(request)
+            trusted = services(request).settings.login_bots
+            if access.delivers and trusted and caller.bot_id not in trusted:
+                raise Problem(403, "This bot may not fetch log-in codes")
         case "public" | "open":
             await authenticate_any(request, required=access.who == "public")
         case "none":

@@ -32,6 +32,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         cookie_domain=None,
         allowed_origins=(),
         trusted_proxies=(),
+        login_bots=(),
         rate_limit_login=20,
         rate_limit_staff=60,
         rate_limit_public=120,
@@ -62,6 +63,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
             "MODLEDGER_COOKIE_DOMAIN": ".Example.org",
             "MODLEDGER_ALLOWED_ORIGINS": "https://panel.example.org, http://localhost:3000",
             "MODLEDGER_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+            "MODLEDGER_LOGIN_BOTS": "7, 555000111222333444",
             "MODLEDGER_RATE_LIMIT_LOGIN": "0",
             "MODLEDGER_RATE_LIMIT_STAFF": "1",
             "MODLEDGER_RATE_LIMIT_PUBLIC": "2",
@@ -90,6 +92,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         cookie_domain="example.org",
         allowed_origins=("https://panel.example.org", "http://localhost:3000"),
         trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("::1")),
+        login_bots=(7, 555000111222333444),
         rate_limit_login=0,
         rate_limit_staff=1,
         rate_limit_public=2,
@@ -365,3 +368,8 @@ def test_the_description_shows_what_is_in_force() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         read_settings({}).port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "7,", "0", "007", "-1", "1.5", "bot", "٧", str(2**63), "all"])
+def test_bots_that_deliver_codes_are_named_by_their_ids_and_never_by_nothing(text: str) -> None:
+    assert refusal(LOGIN_BOTS=text).startswith("MODLEDGER_LOGIN_BOTS must be a comma-separated list of Discord ids")
