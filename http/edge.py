@@ -17,6 +17,14 @@ log = structlog.get_logger("modledger.http")
 
 _CORRELATION = b"x-correlation-id"
 _PLAIN = b"text/plain; charset=utf-8"
+# An answer is data: a browser that is made to show it runs nothing in it, tells no other site its path, and lends it to
+# no other site's page. Those of the settings ask in a way that the last one leaves alone.
+_EVERYWHERE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_POLICY = b"content-security-policy"
 
 
 def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
@@ -63,10 +71,12 @@ def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog) ->
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                headers = [*message["headers"], *_EVERYWHERE]
                 given = {name.lower() for name, _ in headers}
                 if _CORRELATION not in given:
                     headers.append((_CORRELATION, named.encode()))
+                if _POLICY not in given:
+                    headers.append((_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
                 if b"cache-control" not in given:
                     # Who may see what changes from one moment to the next.
                     headers.append((b"cache-control", b"no-store"))

@@ -254,7 +254,8 @@ def require_json(request: Request[Any, Any, Any]) -> None:
         raise Problem(415, f"Content-Type must be {JSON}")
     announced = request.headers.get("content-length", "")
     limit = _body_limit(request)
-    if announced.isdecimal() and int(announced) > limit:
+    # More digits than Python reads as a number are too many bytes as well.
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise Problem(413, too_large(limit))
 
 

@@ -50,7 +50,17 @@ _JUDGES = [
     )
 ]
 # What every answer bears, whatever it answers: docs/api.md, "Every answer".
-_EVERYWHERE = {"content-type", "content-length", "cache-control", "x-content-type-options", "allow", "vary"}
+_EVERYWHERE = {
+    "allow",
+    "cache-control",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "cross-origin-resource-policy",
+    "referrer-policy",
+    "vary",
+    "x-content-type-options",
+}
 
 # Ids that nobody comes upon by chance, so that no made-up request bans or demotes those who ask.
 _FIRST = 9_100_000_000_000_000_001
