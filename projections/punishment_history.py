@@ -128,4 +128,5 @@ PROJECTOR = Projector(
         MARKS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} {marks.within('position')})"),
         WORDS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} position in ({marks.bearing(MARKS)}))"),
     },
+    version=2,
 )
