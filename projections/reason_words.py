@@ -42,7 +42,8 @@ def table(name: str) -> Table:
 
 TABLE = table("reason_words")
 
-_AROUND = re.compile(r"^[\W_]+|[\W_]+$")
+# Never looks twice at a character, however many signs stand in the middle.
+_BARE = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
 
 
 def words(text: str) -> list[str]:
@@ -52,7 +53,8 @@ def words(text: str) -> list[str]:
 
 def bare(word: str) -> str:
     """The word without punctuation around it; one that is nothing else stays as it is."""
-    return _AROUND.sub("", word) or word
+    found = _BARE.search(word)
+    return word if found is None else found[0]
 
 
 def number(word: str) -> int:
