@@ -29,11 +29,12 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev ## Run the tests (TESTS="tests/test_settings.py -k port" for some of them)
 	@$(PY) -m pytest -n 4 --dist worksteal $(TESTS)
 
-check: $(VENV)/.dev ## Lint, formatting and strict types
+check: $(VENV)/.dev ## Lint, formatting, strict types, and holes known in what we depend on
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m mypy .ci/start_installed.py
+	@$(PY) -m mypy .ci/start_installed.py .ci/audit_dependencies.py
+	@$(PY) .ci/audit_dependencies.py
 
 bench: $(VENV)/.dev ## Measure appends, replay and requests on this machine
 	@exec $(PY) -m bench
