@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     data_dir: Path = Path(".data")
     database_url: str | None = None
+    owner_database_url: str | None = None
+    read_database_url: str | None = None
     postgres_bin: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
@@ -110,6 +112,12 @@ def read_settings(environ: Mapping[str, str], is_program: Callable[[Path], bool]
         except ValueError:
             given = "" if setting.secret else f", not {environ[variable]!r}"
             problems.append(f"{variable} must be {setting.allowed}{given}")
+    if f"{_PREFIX}DATABASE_URL" not in environ:
+        problems += [
+            f"{_PREFIX}{field.upper()} needs {_PREFIX}DATABASE_URL: the embedded PostgreSQL has its own logins"
+            for field in ("owner_database_url", "read_database_url")
+            if field in values
+        ]
     folder = values.get("postgres_bin")
     if folder is not None:
         missing = [name for name in ("postgres", "initdb") if not is_program(folder / name)]
@@ -311,6 +319,25 @@ _SETTINGS = (
         _read_database_url,
         "a PostgreSQL 15 or newer of your own; then none is started",
         default="the embedded PostgreSQL",
+        secret=True,
+        show=_show_url,
+    ),
+    _Setting(
+        "owner_database_url",
+        "a URL that begins with postgresql:// or postgres://",
+        _read_database_url,
+        "the same database for the login that owns its tables: migrate, replay, dump, restore and demo use it, and that"
+        " of MODLEDGER_DATABASE_URL need not be able to change or delete an event (docs/security.md)",
+        default="MODLEDGER_DATABASE_URL",
+        secret=True,
+        show=_show_url,
+    ),
+    _Setting(
+        "read_database_url",
+        "a URL that begins with postgresql:// or postgres://",
+        _read_database_url,
+        "the same database, on the same server, for the login that HTTP reads with, which needs to write nothing",
+        default="MODLEDGER_DATABASE_URL",
         secret=True,
         show=_show_url,
     ),

@@ -56,6 +56,8 @@ from modledger.projections import profile as profiles
 
 # Sessions, codes and kept answers: short statements, so few connections do.
 DESK_CONNECTIONS = 2
+# Whatever a read is made to say, it writes nothing; a login that may write nothing stands behind it (docs/security.md).
+READ_ONLY = "set default_transaction_read_only = on"
 # Commands wait for the ledger's next group commit in threads; the more that wait together, the more share one commit.
 COMMAND_THREADS = 64
 # How often folded states are looked at for those that nobody used, in seconds.
@@ -73,19 +75,22 @@ def create_app(
     settings: Settings,
     *,
     conninfo: str,
+    read_conninfo: str | None = None,
     master_key: bytes,
     clock: Callable[[], datetime] = utc_now,
     migrations: Mapping[int, str] | None = None,
 ) -> Litestar:
     """The application for one server process. It starts to use the database at ``conninfo`` when it is started, which
     fails with LedgerUnavailable, NotMigrated or WrongMasterKey where the ledger cannot be opened; a database that goes
-    away later is answered with 503 until it is back. ``migrations``: the checksums, by number, that the database must
-    have for /health/ready, which also asks ``state["stopping"]``. Its requests are counted into ``state["registry"]``.
+    away later is answered with 503 until it is back. ``read_conninfo``: the same database for a login that only reads.
+    ``migrations``: the checksums, by number, that the database must have for /health/ready, which also asks
+    ``state["stopping"]``. Its requests are counted into ``state["registry"]``.
     Raises SettingsError for a GeoIP database that is none."""
     return furnish(
         operations(allowed_origins(settings)),
         settings,
         conninfo=conninfo,
+        read_conninfo=read_conninfo,
         master_key=master_key,
         clock=clock,
         migrations=migrations,
@@ -156,6 +161,7 @@ def furnish(
     settings: Settings,
     *,
     conninfo: str,
+    read_conninfo: str | None = None,
     master_key: bytes,
     clock: Callable[[], datetime] = utc_now,
     migrations: Mapping[int, str] | None = None,
@@ -170,7 +176,7 @@ def furnish(
         ledger = await to_thread.run_sync(
             lambda: PostgresLedger(conninfo, master_key, connections=settings.write_connections)
         )
-        reader = Reader(conninfo, settings.read_connections)
+        reader = Reader(read_conninfo or conninfo, settings.read_connections, session=READ_ONLY)
         desk = Reader(conninfo, DESK_CONNECTIONS)
         # One: two of them would wait for each other's rows.
         counts = Reader(conninfo, 1, session=rate_limits.SESSION)

@@ -16,6 +16,7 @@ from modledger.projections import (
     profile,
     punishment_history,
     punishments,
+    rights,
     subscription_history,
     user_names,
 )
@@ -84,6 +85,10 @@ def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector
                 " generation = read_models.generation + 1",
                 (projector.name, fingerprint(projector), [table.name for table in _tables([projector])]),
             )
+        if anew:
+            home = cursor.execute("select current_schema()").fetchone()
+            assert home is not None
+            rights.give(cursor, home[0], rights.of_read_tables([one for one in projectors if one.name in anew]))
         if has_trigrams(cursor):
             for table in _tables(projectors):
                 for name, on in table.fragments.items():

@@ -35,6 +35,7 @@ from modledger.projections.rebuild import (
     move,
     search,
 )
+from modledger.projections.rights import give, of_read_tables
 from modledger.projections.verification import verify_projector
 
 BATCH = 5_000
@@ -388,6 +389,8 @@ def _swap(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any]
     made = [table.name for table in (projector.table, *projector.beside)]
     for name in made:
         cursor.execute(into.format(sql.Identifier(place.shadow, name), sql.Identifier(place.home)))
+    # Until now they were for the owner alone.
+    give(cursor, place.home, of_read_tables([projector]))
     # projection_tracking_pkey, projection_failures_pkey, verifications_pkey, read_models_pkey
     cursor.execute(
         sql.SQL(

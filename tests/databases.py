@@ -4,22 +4,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.workers.logins import APP, READ, Logins, as_login, make_roles
 from modledger.workers.migrate import migrate
 from tests.postgres_server import create_database, drop_database
 
 MASTER_KEY = bytes(range(32))
+# Of the product's logins, for a server that asks for one.
+PASSWORD = "of-the-suite"
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_server: str) -> Iterator[str]:
     """The name of a migrated, empty database. Nobody may stay connected to it."""
     name = f"template_{uuid4().hex}"
-    migrate(create_database(postgres_server, name))
+    url = create_database(postgres_server, name)
+    migrate(url, made_logins(url))
     yield name
     drop_database(postgres_server, name)
+
+
+def made_logins(url: str) -> Logins:
+    """The logins of the product, made where the server has none."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        make_roles(connection)
+        for login in (APP, READ):
+            connection.execute(f"alter role {login} password '{PASSWORD}'".encode())
+    return logins_on(url)
+
+
+def logins_on(url: str) -> Logins:
+    """The logins of the product on a database of the suite's; its superuser is the owner."""
+    app, read = (as_login(url, login) for login in (APP, READ))
+    return Logins(url, *(f"{one}{'&' if '?' in one else '?'}password={PASSWORD}" for one in (app, read)))
 
 
 @contextmanager

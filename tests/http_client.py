@@ -24,6 +24,8 @@ from modledger.http.keys import create_key
 from modledger.http.sessions import COOKIE, open_session
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import advance
+from modledger.workers.logins import give_rights
+from tests.databases import logins_on, made_logins
 
 MASTER_KEY = bytes(range(32))
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -231,7 +233,19 @@ def started(world: World, settings: Settings = SETTINGS) -> Iterator[World]:
     origins = allowed_origins(settings)
     stopped = _STOPPED.setdefault(origins, [])
     app = stopped.pop() if stopped else operations(origins)
-    furnish(app, settings, conninfo=world.database, master_key=MASTER_KEY, clock=lambda: world.now)
+    logins = logins_on(world.database)
+    with psycopg.connect(world.database, autocommit=True) as connection:
+        if not connection.execute("select from database_roles").fetchall():
+            # No copy of the suite's template.
+            give_rights(connection, made_logins(world.database))
+    furnish(
+        app,
+        settings,
+        conninfo=logins.app,
+        read_conninfo=logins.read,
+        master_key=MASTER_KEY,
+        clock=lambda: world.now,
+    )
     with TestClient(app, raise_server_exceptions=False) as client:
         world.client = client
         yield world

@@ -43,6 +43,13 @@ def world_of_set_time(database: str) -> Iterator[World]:
         connection.execute(
             f"alter database {connection.info.dbname} set search_path = public, set_time, pg_catalog".encode()
         )
+        for function in ("ledger_append", "ledger_append_batch"):
+            # Theirs is fixed, so that nobody who calls them does what is done here.
+            connection.execute(
+                f"alter function {function} set search_path = public, set_time, pg_catalog, pg_temp".encode()
+            )
+        connection.execute("grant usage on schema set_time to public")
+        connection.execute("grant select on set_time.moment to public")
     with PostgresLedger(database, MASTER_KEY) as ledger:
         world = World(database, ledger)
         with world.connection:

@@ -289,6 +289,18 @@ def test_a_refused_database_url_is_not_repeated(text: str) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["OWNER", "READ"])
+def test_another_login_needs_the_database_url_beside_it(kind: str) -> None:
+    assert refusal(**{f"{kind}_DATABASE_URL": "postgresql://me:hunter2@h/d"}) == (
+        f"MODLEDGER_{kind}_DATABASE_URL needs MODLEDGER_DATABASE_URL: the embedded PostgreSQL has its own logins"
+    )
+    settings = read_settings(
+        {"MODLEDGER_DATABASE_URL": "postgresql://h/d", f"MODLEDGER_{kind}_DATABASE_URL": "postgresql://me:hunter2@h/d"}
+    )
+    assert getattr(settings, f"{kind.lower()}_database_url") == "postgresql://me:hunter2@h/d"
+    assert "hunter2" not in f"{settings!r} {describe_settings(settings)}"
+
+
 @pytest.mark.parametrize("text", [STANDARD_KEY, URLSAFE_KEY, f"{URLSAFE_KEY}\n"])
 def test_a_master_key_is_taken_in_either_base64_alphabet(text: str) -> None:
     assert read_settings({"MODLEDGER_MASTER_KEY": text}).master_key == KEY

@@ -29,10 +29,11 @@ from modledger.domain.refusals import Refused
 from modledger.domain.settings import Settings, SettingsError, describe_settings, read_settings
 from modledger.domain.subjects import OWNER
 from modledger.workers.audit_cli import audit
-from modledger.workers.database import database
+from modledger.workers.database import database, logged_in
 from modledger.workers.demo_cli import demo
 from modledger.workers.dump_cli import dump, restore
 from modledger.workers.erase_cli import erase
+from modledger.workers.logins import warn_unless_separated
 from modledger.workers.logs import configure_logs
 from modledger.workers.master_key import MasterKeyError, master_key
 from modledger.workers.migrate import MigrationError, migrate, require_migrated
@@ -170,6 +171,7 @@ def work(parent_fd: int | None) -> None:
     stop_on_signals(stop)
     signal_when_parent_dies(parent_fd)
     with _ledger(settings, connections=len(PROJECTORS) + 2) as (ledger, conninfo):
+        warn_unless_separated(conninfo)
         run_work(ledger, conninfo, settings, stop)
 
 
@@ -186,8 +188,9 @@ def migrate_command() -> None:
     configure_logs(settings.log_level, "migrate")
     stop = threading.Event()
     stop_on_signals(stop)
-    with database(settings) as conninfo:
-        applied = migrate(conninfo)
+    with logged_in(settings) as logins:
+        conninfo = logins.owner
+        applied = migrate(conninfo, logins)
         # Makes the key of a new installation and checks that of an old one.
         with PostgresLedger(conninfo, master_key(settings, conninfo), connections=1) as ledger:
             try:

@@ -48,7 +48,7 @@ def demo(events: int | None, punishments: int | None, seed: int | None, processe
         raise click.UsageError("--seed and --processes need --events or --punishments")
     stop = threading.Event()
     stop_on_signals(stop)
-    with installation("demo") as (settings, conninfo):
+    with installation("demo", owner=True) as (settings, conninfo):
         key = master_key(settings, conninfo)
         # Opened first, as it begins a new installation, and knows the key of another one.
         with PostgresLedger(conninfo, key, connections=1) as ledger:

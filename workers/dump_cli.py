@@ -27,7 +27,7 @@ def dump(file: Path) -> None:
     """Write the whole ledger to a new file, while it goes on."""
     if not file.absolute().parent.is_dir():
         raise Failure(f"{file.parent} is no folder", 2)
-    with installation("dump") as (_, conninfo), _telling() as tell:
+    with installation("dump", owner=True) as (_, conninfo), _telling() as tell:
         try:
             with writing(file):
                 moved = write_dump(conninfo, file, tell)
@@ -40,7 +40,7 @@ def dump(file: Path) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def restore(file: Path) -> None:
     """Put a dumped ledger into this installation, which has to be empty. Needs the master key of the dump's."""
-    with installation("restore") as (settings, conninfo), _telling() as tell:
+    with installation("restore", owner=True) as (settings, conninfo), _telling() as tell:
         try:
             moved = read_dump(conninfo, file, MasterKey(_own_key(settings)), tell)
         except (NotPossible, WrongMasterKey, Damaged) as error:

@@ -9,6 +9,8 @@ import msgspec
 import psycopg
 from psycopg.rows import class_row
 
+from modledger.workers.logins import Logins, give_rights
+
 FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 # Any number will do that nothing else in the database locks: the text "migrate" as one.
 LOCK = int.from_bytes(b"migrate")
@@ -37,9 +39,10 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-def migrate(conninfo: str) -> list[str]:
-    """Applies the missing files, each in a transaction, then creates the missing read tables. Returns the names of the
-    files that this call applied. Safe to run by several processes at once: they wait for each other. Brings the
+def migrate(conninfo: str, logins: Logins | None = None) -> list[str]:
+    """Applies the missing files, each in a transaction, creates the missing read tables, and gives the ``logins`` their
+    rights (None: those that were named to an earlier call). ``conninfo``: the owner's. Returns the names of the files
+    that this call applied. Safe to run by several processes at once: they wait for each other. Brings the
     extension pg_trgm where the server has it and the role may; without it only the search for fragments is missing.
 
     Read tables that another version of the program made and filled are left to be read, until
@@ -56,6 +59,7 @@ def migrate(conninfo: str) -> list[str]:
         with connection.transaction():
             left = replaceable(connection)
             create_missing(connection, [projector for projector in PROJECTORS if projector.name not in left])
+            give_rights(connection, logins)
     return applied
 
 
@@ -73,6 +77,9 @@ def require_migrated(conninfo: str) -> None:
             rows = connection.execute("select number, checksum from migrations").fetchall()
     except psycopg.errors.UndefinedTable:
         rows = []
+    except psycopg.errors.InsufficientPrivilege as error:
+        # Also a login that was named after the last migration.
+        raise MigrationError(f"this login may not read the database: run modledger migrate ({error})") from error
     applied: dict[int, str] = dict(rows)
     ours = {file.number: file.checksum for file in migrations()}
     if missing := sorted(ours.keys() - applied.keys()):

@@ -14,7 +14,7 @@ from modledger.domain.commands import Context
 from modledger.domain.envelope import OPERATOR
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings, read_settings
-from modledger.workers.database import database
+from modledger.workers.database import logged_in
 from modledger.workers.logs import configure_logs
 from modledger.workers.master_key import master_key
 from modledger.workers.migrate import require_migrated
@@ -43,21 +43,23 @@ def writing(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def installation(process: str) -> Iterator[tuple[Settings, str]]:
-    """The settings and the URL of a running database at this program's schema. ``process``: its name in the log.
+def installation(process: str, *, owner: bool = False) -> Iterator[tuple[Settings, str]]:
+    """The settings and the URL of a running database at this program's schema. ``process``: its name in the log;
+    ``owner``: for what makes, fills or drops tables.
     Raises SettingsError, PostgresError, MigrationError and psycopg.Error."""
     settings = read_settings(os.environ)
     configure_logs(settings.log_level, process)
-    with database(settings) as conninfo:
+    with logged_in(settings) as logins:
+        conninfo = logins.owner if owner else logins.app
         require_migrated(conninfo)
         yield settings, conninfo
 
 
 @contextmanager
-def open_ledger(process: str, connections: int = 1) -> Iterator[tuple[PostgresLedger, str]]:
+def open_ledger(process: str, connections: int = 1, *, owner: bool = False) -> Iterator[tuple[PostgresLedger, str]]:
     """The ledger, and the URL of its database. Raises as ``installation``, ``master_key`` and PostgresLedger."""
     with (
-        installation(process) as (settings, conninfo),
+        installation(process, owner=owner) as (settings, conninfo),
         PostgresLedger(conninfo, master_key(settings, conninfo), connections=connections) as ledger,
     ):
         yield ledger, conninfo

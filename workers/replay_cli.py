@@ -91,7 +91,7 @@ def _run(
 @click.argument("projection", callback=projector_of, required=False)
 def status(projection: Projector[Any] | None) -> None:
     """How far the rebuilds are."""
-    with installation("replay") as (_, conninfo), psycopg.connect(conninfo, autocommit=True) as connection:
+    with installation("replay", owner=True) as (_, conninfo), psycopg.connect(conninfo, autocommit=True) as connection:
         found = replays(connection, place_of(connection, "replay"), None if projection is None else projection.name)
     table = Table("projection", "state", "folded", "rows", "since", "note")
     for one in found:
@@ -117,7 +117,7 @@ def promote(projection: Projector[Any]) -> None:
 @PROJECTION
 def abort_command(projection: Projector[Any]) -> None:
     """End a rebuild that is not promoted, and drop its tables."""
-    with _refusing(), installation("replay") as (_, conninfo):
+    with _refusing(), installation("replay", owner=True) as (_, conninfo):
         abort(conninfo, projection.name)
     click.echo(f"{projection.name}: aborted")
 
@@ -126,7 +126,7 @@ def abort_command(projection: Projector[Any]) -> None:
 @PROJECTION
 def drop_command(projection: Projector[Any]) -> None:
     """Drop the tables that a promoted rebuild replaced."""
-    with _refusing(), installation("replay") as (_, conninfo):
+    with _refusing(), installation("replay", owner=True) as (_, conninfo):
         drop(conninfo, projection.name)
     click.echo(f"{projection.name}: the old tables are dropped")
 
@@ -154,7 +154,7 @@ def all_command(processes: int, dropping: bool) -> None:
 def _opened() -> Iterator[tuple[PostgresLedger, str, threading.Event]]:
     stop = threading.Event()
     stop_on_signals(stop)
-    with _refusing(), open_ledger("replay", connections=2) as (ledger, conninfo):
+    with _refusing(), open_ledger("replay", connections=2, owner=True) as (ledger, conninfo):
         yield ledger, conninfo, stop
 
 

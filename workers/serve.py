@@ -17,7 +17,8 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.http.app import create_app
 from modledger.http.services import Services, utc_now
-from modledger.workers.database import database
+from modledger.workers.database import logged_in
+from modledger.workers.logins import warn_unless_separated
 from modledger.workers.master_key import master_key
 from modledger.workers.metrics import Pool, metrics_served, watched_process
 from modledger.workers.migrate import migrations, require_migrated
@@ -34,13 +35,22 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
     signal ends that); requests in hand are answered first, within ``FINISH_SECONDS``. ``clock`` tells the time of every
     rule. Raises what opening the database raises, and PortTaken."""
     require_free_port(settings.host, settings.port)
-    with database(settings) as conninfo:
+    with logged_in(settings) as logins:
+        conninfo = logins.app
         require_migrated(conninfo)
+        warn_unless_separated(conninfo, logins.read)
         key = master_key(settings, conninfo)
         # The server could only say that its application did not start; this says why.
         PostgresLedger(conninfo, key, connections=1).close()
         files = {file.number: file.checksum for file in migrations()}
-        app = create_app(settings, conninfo=conninfo, master_key=key, clock=clock, migrations=files)
+        app = create_app(
+            settings,
+            conninfo=conninfo,
+            read_conninfo=logins.read,
+            master_key=key,
+            clock=clock,
+            migrations=files,
+        )
         # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
         # the port; the embedded one is as fast (docs/architecture.md) and is this process.
         server = Server(

@@ -29,7 +29,7 @@ from modledger.projections.catalog import PROJECTORS
 from modledger.projections.rebuild import ReplayAborted, ReplayFailed
 from modledger.workers import demo
 from modledger.workers.cookie_jar import write_cookie_jar
-from modledger.workers.database import database
+from modledger.workers.database import logged_in
 from modledger.workers.master_key import master_key
 from modledger.workers.migrate import migrate
 from modledger.workers.port import require_free_port
@@ -56,8 +56,9 @@ def up(settings: Settings, stop: threading.Event) -> None:
     if (places := open_geoip(settings.geoip_database)) is not None:
         places.close()
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with database(settings) as conninfo:
-        migrate(conninfo)
+    with logged_in(settings) as logins:
+        conninfo = logins.owner
+        migrate(conninfo, logins)
         with PostgresLedger(conninfo, master_key(settings, conninfo), connections=2) as ledger:
             if settings.demo and ledger.head() == 0:
                 click.echo("Loading demo data")
@@ -134,6 +135,8 @@ def processes(settings: Settings) -> Iterator[list[Child]]:
         **os.environ,
         "MODLEDGER_DEVELOPMENT": "true" if settings.development else "false",
     }
+    # What serves and works is not to know the way to more rights.
+    environment.pop("MODLEDGER_OWNER_DATABASE_URL", None)
     children: list[Child] = []
     try:
         for command in ("work", "serve"):

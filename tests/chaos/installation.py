@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.workers.logins import APP, OWNER, READ, as_login, embedded
 from modledger.workers.migrate import migrate
 from modledger.workers.postgres import EmbeddedPostgres, PostgresError
 from tests.chaos.proxy import Proxy
@@ -137,7 +138,8 @@ class Installation:
         with (self.cluster / "data" / "postgresql.conf").open("a") as configuration:
             configuration.write(CONFIGURATION)
         self.url = self.postgres.attach()
-        migrate(self.url)
+        logins = embedded(self.url)
+        migrate(logins.owner, logins)
         socket = socket_dir(self.url) / ".s.PGSQL.5432"
         for name in NAMES:
             proxy = self.proxies[name] = Proxy(socket)
@@ -190,7 +192,8 @@ class Installation:
         return {
             **inherited,
             **{f"MODLEDGER_RATE_LIMIT_{kind}": "0" for kind in ("LOGIN", "STAFF", "PUBLIC", "BOT")},
-            "MODLEDGER_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{database_port}/modledger",
+            "MODLEDGER_DATABASE_URL": f"postgresql://{APP}@127.0.0.1:{database_port}/modledger",
+            "MODLEDGER_READ_DATABASE_URL": f"postgresql://{READ}@127.0.0.1:{database_port}/modledger",
             "MODLEDGER_DATA_DIR": str(self.folder / "data"),
             "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
             "MODLEDGER_SEAL_KEY": b64encode(MASTER_KEY[::-1]).decode(),
@@ -201,7 +204,12 @@ class Installation:
 
     def environment_of_operator(self) -> dict[str, str]:
         """For the command line, straight to the database."""
-        return {**self._environment(1, 1), "MODLEDGER_DATABASE_URL": self.url}
+        return {
+            **self._environment(1, 1),
+            "MODLEDGER_OWNER_DATABASE_URL": as_login(self.url, OWNER),
+            "MODLEDGER_DATABASE_URL": as_login(self.url, APP),
+            "MODLEDGER_READ_DATABASE_URL": as_login(self.url, READ),
+        }
 
     # -- what a service manager does
 
