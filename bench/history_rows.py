@@ -6,7 +6,7 @@ from typing import Any, Final
 import psycopg
 
 from bench.search_rows import COUNT, FILL, GUILD, ISSUER, MARK, NOW, USER, sampled
-from modledger.projections import marks, punishment_versions, punishments, reason_words
+from modledger.projections import history_counts, marks, punishment_versions, punishments, reason_words
 from modledger.projections.catalog import create_indexes
 from modledger.projections.punishment_versions import ALL, WORDS
 
@@ -35,7 +35,10 @@ POSITIONS = """
     create temp table positions as
     select n, max(position) filter (where what = 0) as issued,
         max(position) filter (where what = 1) as amended, max(at) filter (where what = 1) as amended_at,
-        max(position) filter (where what = 2) as ended, max(at) filter (where what = 2) as ended_at
+        max(position) filter (where what = 2) as ended, max(at) filter (where what = 2) as ended_at,
+        max(recorded) filter (where what = 0) as issue_recorded,
+        max(recorded) filter (where what = 1) as amendment_recorded,
+        max(recorded) filter (where what = 2) as end_recorded
     from happened group by n
 """
 # What was amended had other words and, where it ends, another end.
@@ -50,13 +53,43 @@ VERSIONS = f"""
         case when place = 0 then issued else amended end, case when former then amended end,
         case when not former then ended end,
         case when place = 0 then created_at else amended_at end, case when former then amended_at end,
-        case when not former then ended_at end
+        case when not former then ended_at end,
+        case when ending <= began then case when place = 0 then issued else amended end
+            when ending is null or ending > gone_recorded then gone end,
+        case when ending > began and (gone is null or ending <= gone_recorded) then ending end,
+        case when least(gone_at, ending) is not null
+            then greatest(least(gone_at, ending), case when place = 0 then created_at else amended_at end) end
     from punishments p join positions o on o.n = p.number, generate_series(0, (amended is not null)::int) place,
         lateral (select place = 0 and amended is not null as former) one,
+        lateral (select
+            case when former and expires_at is not null then amended_at + interval '3 days'
+                else expires_at end as ending,
+            case when place = 0 then issue_recorded else amendment_recorded end as began,
+            case when former then amended else ended end as gone,
+            case when former then amended_at else o.ended_at end as gone_at,
+            case when former then amendment_recorded else end_recorded end as gone_recorded
+        ) turns,
         lateral (select * from sampled where sampled.n = (p.number::bigint * 7919) %% %(rows)s + 1) s
     order by 5
 """
 _WEEK = "1 + (({} at time zone 'UTC')::date - date '0001-01-01') / 7"
+HISTORY_COUNTS = f"""
+    insert into punishment_history_counts
+    select axis, g, i, type, at, sum(there), sum(active)
+    from punishment_versions, lateral (
+        values ({history_counts.KNOWN}, since_position / {marks.BUCKET}, 1, 1),
+            ({history_counts.KNOWN}, until_position / {marks.BUCKET}, -1, 0),
+            ({history_counts.KNOWN}, known_stop / {marks.BUCKET}, 0, -1),
+            ({history_counts.DATED}, {_WEEK.format("dated_since")}, 1, 1),
+            ({history_counts.DATED}, {_WEEK.format("dated_until")}, -1, 0),
+            ({history_counts.DATED}, {_WEEK.format("dated_stop")}, 0, -1),
+            ({history_counts.ENDS}, {_WEEK.format("known_end")}, 0, -1)
+        ) turn (axis, at, there, active),
+        lateral (values (0::bigint), (guild_id)) of_guild (g),
+        lateral (values (0::bigint), (issued_by)) of_issuer (i)
+    where at is not null and g is not null and i is not null
+    group by 1, 2, 3, 4, 5 having sum(there) <> 0 or sum(active) <> 0 order by 1, 2, 3, 4, 5
+"""
 VERSION_MARKS = f"""
     insert into punishment_version_marks
     select kind, value, position / {marks.SPAN},
@@ -78,6 +111,13 @@ VERSION_MARKS = f"""
         union all select {marks.ENDED_DATED}, {_WEEK.format("ended_dated")} where ended_dated is not null
         union all select {marks.EXPIRES}, {_WEEK.format("expires_at")} where expires_at is not null
     ) as mark (kind, value) group by 1, 2, 3 order by 1, 2, 3
+"""
+BLOCKS = f"""
+    insert into punishment_version_marks
+    select block, value / {marks.BLOCK}, span, bit_or(bits)
+    from punishment_version_marks m join (values {", ".join(map(str, marks.BLOCKS.items()))}) of_kind (kind, block)
+        on m.kind = of_kind.kind
+    group by 1, 2, 3 order by 1, 2, 3
 """
 
 
@@ -113,6 +153,8 @@ def fill_history(conn: psycopg.Connection[Any], rows: int) -> None:
     cursor.execute(COUNT)
     cursor.execute(MARK.encode())
     cursor.execute(VERSION_MARKS.encode())
+    cursor.execute(BLOCKS.encode())
+    cursor.execute(HISTORY_COUNTS.encode())
     cursor.execute("select n, issued, amended from positions")
     found: list[tuple[str, int]] = []
     of_versions: list[tuple[str, int]] = []

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from modledger.projections import marks, reason_search
+from modledger.projections import history_counts, marks, reason_search
 from modledger.projections.punishment_versions import ALL, BOTH, DATED, KNOWN, MARKS
 from modledger.projections.search import ENDS, Dates, Search
 from modledger.projections.time_travel import Instant
@@ -115,6 +115,67 @@ def _lies_between(column: str, at: datetime, base: str | None, then: str | None)
     return f"({column} > {first} and {column} <= {last})"
 
 
+def has_sums(asked: Asked) -> bool:
+    """Whether history_counts knows how many there are."""
+    search, both = asked.search, asked.position is not None and asked.at.as_of is not None
+    return search.q is None and search.user_id is None and asked.dates.weeks is None and not both
+
+
+def summed(asked: Asked) -> str:
+    """How many there are that are in order: the cells until the base, and what changed from there to the moment. Each
+    cell and each change counts by itself (history_counts), so no row has to be looked at for both times."""
+    search, at, active = asked.search, asked.at, asked.search.active_only
+    of_type = f"type = any(array[{', '.join(map(str, asked.types))}]::smallint[])"
+    named = (("guild_id", search.guild_id), ("issued_by", search.issued_by))
+    wanted = [of_type, *(f"{name} = {value:d}" for name, value in named if value is not None)]
+    found: list[str] = []
+
+    def add(axis: int, place: int) -> None:
+        # punishment_history_counts_pkey
+        found.append(
+            f"+ (select coalesce(sum({'active' if active else 'there'}), 0) from punishment_history_counts"  # noqa: S608
+            f" where axis = {axis:d} and guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d}"
+            f" and {of_type} and place < {place:d})"
+        )
+
+    def change(column: str, base: str, then: str, *, began: bool, forth: bool) -> None:
+        # The index on the column, alone; those of the wordings' own times hold only what is in order.
+        in_order = [f"serves = {ALL}"] if column in ("until_position", "dated_since", "dated_until") else []
+        first, last = (base, then) if forth else (then, base)
+        counted = [*in_order, f"{column} > {first}", f"{column} <= {last}", *wanted]
+        found.append(
+            f"{'+' if began == forth else '-'} (select count(*) from punishment_versions where {' and '.join(counted)})"  # noqa: S608
+        )
+
+    if asked.position is not None:
+        bucket = near_bucket(asked.position)
+        base, then = f"{bucket * marks.BUCKET - 1:d}", f"{asked.position:d}"
+        forth = bucket * marks.BUCKET <= asked.position
+        add(history_counts.KNOWN, bucket)
+        change("position", base, then, began=True, forth=forth)
+        change("known_stop" if active else "until_position", base, then, began=False, forth=forth)
+        if active:
+            add(history_counts.ENDS, near_week(at.now))
+            forth = near_week(at.now) <= week(at.now)
+            change("known_end", asked.base.now, asked.then.now, began=False, forth=forth)
+    elif at.as_of is not None and asked.base.date is not None and asked.then.date is not None:
+        base, then, forth = asked.base.date, asked.then.date, near_week(at.as_of) <= week(at.as_of)
+        add(history_counts.DATED, near_week(at.as_of))
+        change("dated_since", base, then, began=True, forth=forth)
+        change("dated_stop" if active else "dated_until", base, then, began=False, forth=forth)
+    return f"({' '.join(found)})"
+
+
+def there_by_date(asked: Asked, date: datetime) -> str:
+    """How many there were of these types, of whomever, to the end of the week."""
+    # punishment_history_counts_pkey
+    return (
+        "(select coalesce(sum(there), 0) from punishment_history_counts"  # noqa: S608
+        f" where axis = {history_counts.DATED:d} and guild_id = 0 and issued_by = 0"
+        f" and type = any(array[{', '.join(map(str, asked.types))}]::smallint[]) and place <= {week(date):d})"
+    )
+
+
 def sought_table(asked: Asked, terms: reason_search.Terms | None) -> str:
     search, last = asked.search, asked.position
     spans = "" if last is None else f" and span <= {last // marks.SPAN:d}"
@@ -196,16 +257,18 @@ def of_weeks(weeks: str) -> str:
 
 
 def spread_table() -> str:
-    # punishment_version_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
+    # punishment_version_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span. A planner
+    # that expects a line or two of FOUND would look at all others for each that there is: full joins, and a condition
+    # of which it cannot say that it needs any side, leave it no such loop.
     return f"""spread as materialized (
         select type, min(since) as since, max(until) as until from (
             select type, {_monday("min(week) - 1")} as since, {_monday("max(week)")} as until
-            from found join (
+            from found full join (
                 select span, bits, value as type from {MARKS.name} where kind = {marks.TYPE} offset 0
-            ) of_type using (span) join (
+            ) of_type using (span) full join (
                 select span, bits, value as week from {MARKS.name} where kind = {marks.WEEK} offset 0
             ) of_week using (span)
-            where bit_count(found.bits & of_type.bits & of_week.bits) > 0 group by type
+            where coalesce(bit_count(found.bits & of_type.bits & of_week.bits), 0) > 0 group by type
             union all
             select type, min(created_at), max(created_at) + {INSTANT} from edge where counts group by type
         ) of_both group by type

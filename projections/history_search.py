@@ -3,10 +3,11 @@
 
 It reads ``punishment_versions``. Whether a version counts at a moment is four comparisons; the moment is a position of
 the ledger (the last that was recorded until ``known_at``), a date (``as_of``), or both. How many there are is said by
-marks, whole buckets of positions and whole weeks of dates at a time: so they are counted as of the beginning of the
-moment's own bucket and week, and the versions that began, were replaced or ended between there and the moment, the
-*edge*, are looked at one by one. So are the few that are not in order. Where few are found the marks also say which
-ones, and these are sorted; else walks along the indexes soon find a page. docs/search.md shows the plans.
+sums (history_counts.py), or by marks where words, dates of issue or both times are asked for, whole buckets of
+positions and whole weeks of dates at a time: so they are counted as of the beginning of the moment's own bucket and
+week, and the versions that began, were replaced or ended between there and the moment, the *edge*, are looked at one by
+one. So are the few that are not in order. Where few are found the marks also say which ones, and these are sorted; else
+walks along the indexes soon find a page. docs/search.md shows the plans.
 """
 
 from collections.abc import Sequence
@@ -28,12 +29,15 @@ from modledger.projections.history_marks import (
     counting_apart,
     found_table,
     had_ended,
+    has_sums,
     is_rare,
     near_bucket,
     near_week,
     of_weeks,
     sought_table,
     spread_table,
+    summed,
+    there_by_date,
 )
 from modledger.projections.parameters import Parameters
 from modledger.projections.punishment_versions import ALL, MARKS, WORDS
@@ -91,7 +95,10 @@ def statement(search: Search, at: Instant, position: int | None, *, fragments: b
         total, ways = "(select count(*) from mine)", [_sorted_rows("mine", asked, beyond, way)]
     else:
         tables += _marked(asked, terms)
-        total = f"case when (select few from decided) then (select count(*) from few) else {_total(asked)} end"  # noqa: S608
+        if has_sums(asked):
+            total = "((select most from decided) + (select count(*) from apart))::bigint"
+        else:
+            total = f"case when (select few from decided) then (select count(*) from few) else {_total(asked)} end"  # noqa: S608
         ways = [_sorted_rows("few", asked, beyond, way), *_walks(asked, terms, beyond, way, parameters)]
     sql = f"""
         {f"with {', '.join(tables)}" if tables else ""}
@@ -207,17 +214,35 @@ def _marked(asked: Asked, terms: reason_search.Terms | None) -> list[str]:
     type that are asked for, at whatever time. ``rare``: whether these are so few that looking at each is quicker than
     reading the marks of times. ``found``: the versions that count at the base, by their marks, in all weeks that the
     dates touch. ``edge``: those of which something changed since then. ``apart``: those that are not in order.
-    ``decided``: how many there are, and whether to fetch and sort them is quicker than to walk until a page is full (as
-    ``search`` decides). ``spread``: between which weeks they were issued, by type. ``few``: their rows, if so."""
+    ``decided``: how many there are, by the sums where they know, and whether to fetch and sort them is quicker than to
+    walk until a page is full (as ``search`` decides). ``spread``: between which weeks they were issued, by type.
+    ``few``: their rows, if so."""
     active = asked.search.active_only
     then, base = (" and ".join(counting(one, active=active)) for one in (asked.then, asked.base))
     apart = [f"serves <> {ALL}", *counting_apart(asked.then, active=active), *asked.wanted, *asked.dates.both]
     whole = " and ".join(asked.dates.whole) or "true"
     of_edge = [f"serves = {ALL}", *asked.wanted, *asked.dates.both, f"({' or '.join(changed_between(asked))})"]
     again = [f"serves = {ALL}", *counting(asked.then, active=active), *asked.wanted, *asked.dates.both]
+    rare = is_rare(asked.search)
+    if has_sums(asked):
+        # Of many the walks may ask for the weeks, which are read from all marks. OFFSET 0, or the sum would be made
+        # wherever it stands.
+        rare = f"case when (select few from decided) then {rare} else false end"  # noqa: S608
+        decided = f"""
+            select most, 3.0 * most * most <= {asked.last:d} * {_among(asked)} as few
+            from (select {summed(asked)} as most offset 0) of_all
+        """  # noqa: S608
+    else:
+        decided = f"""
+            select base, (select rare from rare) or 3.0 * most * most <= {asked.last:d} * {_among(asked)} as few
+            from (select coalesce(sum(bit_count(bits)), 0) as base from found) of_found,
+                lateral (select base + counts as most from edges) of_both
+        """  # noqa: S608
+    decided = f"decided as materialized ({decided})"
     return [
+        *([decided] if has_sums(asked) else []),
         sought_table(asked, terms),
-        f"rare as materialized (select {is_rare(asked.search)} as rare)",
+        f"rare as materialized (select {rare} as rare)",
         found_table(asked),
         # By the index on each of what may have changed.
         f"""edge as materialized (
@@ -231,11 +256,7 @@ def _marked(asked: Asked, terms: reason_search.Terms | None) -> list[str]:
         )""",
         # punishment_versions_disordered
         f"apart as materialized (select * from punishment_versions where {' and '.join(apart)})",  # noqa: S608
-        f"""decided as materialized (
-            select base, (select rare from rare) or 3.0 * most * most <= {asked.last:d} * {_among(asked)} as few
-            from (select coalesce(sum(bit_count(bits)), 0) as base from found) of_found,
-                lateral (select base + counts as most from edges) of_both
-        )""",  # noqa: S608
+        *([] if has_sums(asked) else [decided]),
         spread_table(),
         # punishment_versions_position; OFFSET 0 because nothing else is to be tried.
         f"""few as materialized (
@@ -251,7 +272,10 @@ def _marked(asked: Asked, terms: reason_search.Terms | None) -> list[str]:
 
 
 def _among(asked: Asked) -> str:
-    """About how many versions a walk passes at most: no more than there were events."""
+    """About how many versions a walk passes at most: of a date, those that there were, unless those that came later
+    stand between them; else no more than there were events."""
+    if has_sums(asked) and asked.at.as_of is not None and not by_end(asked.search):
+        return there_by_date(asked, asked.at.as_of)
     return _POSITION if asked.position is None else f"{asked.position:d}"
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
-from modledger.projections import marks, punishments, reason_words
+from modledger.projections import history_counts, marks, punishments, reason_words
 from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 from modledger.projections.punishment_versions import MARKS, WORDS, Version, marked, versions
 from modledger.projections.punishment_versions import TABLE as VERSIONS
@@ -59,9 +59,12 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
     cleared: list[marks.Mark] = []
     made: list[tuple[str, int]] = []
     lost: list[tuple[str, int]] = []
+    counts: dict[history_counts.Cell, list[int]] = {}
     for before, after in changes:
         earlier = [] if before is None else versions(before.stream, before.changes)
         later = versions(after.stream, after.changes)
+        history_counts.add(counts, earlier, -1)
+        history_counts.add(counts, later, 1)
         was = {one.place: one for one in earlier}
         new += [one for one in later if was.get(one.place) != one]
         left = was.keys() - {one.place for one in later}
@@ -85,6 +88,7 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
     cleared += [(marks.WORD, reason_words.number(word), position) for word, position in lost]
     reason_words.count(cursor, made, lost, WORDS)
     marks.write(cursor, set_, cleared, MARKS)
+    history_counts.write(cursor, counts)
 
 
 _COLUMNS = ", ".join(VERSIONS.columns)
@@ -119,7 +123,7 @@ PROJECTOR = Projector(
     touches=punishments.touches,
     fold=fold,
     also=derive,
-    beside=(VERSIONS, MARKS, WORDS),
+    beside=(VERSIONS, MARKS, WORDS, history_counts.TABLE),
     # Neighbours by id share their lines of marks.
     along=("id",),
     slices={
@@ -127,6 +131,7 @@ PROJECTOR = Projector(
         VERSIONS.name: Slice(rows="stream = %(stream)s and number = %(number)s"),
         MARKS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} {marks.within('position')})"),
         WORDS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} position in ({marks.bearing(MARKS)}))"),
+        history_counts.TABLE.name: history_counts.SLICE,
     },
     version=2,
 )

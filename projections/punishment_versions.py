@@ -18,7 +18,7 @@ both times lie in their ranges.
 import bisect
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
@@ -58,19 +58,28 @@ TABLE = Table(
         "dated_since": "timestamptz not null",
         "dated_until": "timestamptz",
         "ended_dated": "timestamptz",
+        "known_stop": "bigint",
+        "known_end": "timestamptz",
+        "dated_stop": "timestamptz",
     },
     primary_key=("stream", "number", "place"),
     indexes={
-        "punishment_versions_position": "unique (position)",
+        # Behind what is compared, what is filtered by: so that history_counts reads nothing but them.
+        "punishment_versions_position": "unique (position) include (type, issued_by, guild_id)",
         "punishment_versions_user": "(user_id, created_at, id) where user_id is not null",
         "punishment_versions_created": "(type, created_at, id, issued_by, guild_id)",
         "punishment_versions_ends": "(type, coalesce(expires_at, 'infinity'), created_at, id, issued_by, guild_id)",
-        "punishment_versions_until_position": "(until_position) where until_position is not null",
+        "punishment_versions_until_position": "(until_position, type, issued_by, guild_id)"
+        " where until_position is not null and serves = 7",
         "punishment_versions_ended_position": "(ended_position) where ended_position is not null",
-        "punishment_versions_dated_since": "(dated_since)",
-        "punishment_versions_dated_until": "(dated_until) where dated_until is not null",
+        "punishment_versions_dated_since": "(dated_since, type, issued_by, guild_id) where serves = 7",
+        "punishment_versions_dated_until": "(dated_until, type, issued_by, guild_id)"
+        " where dated_until is not null and serves = 7",
         "punishment_versions_ended_dated": "(ended_dated) where ended_dated is not null",
         "punishment_versions_expires": "(expires_at) where expires_at is not null",
+        "punishment_versions_known_stop": "(known_stop, type, issued_by, guild_id) where known_stop is not null",
+        "punishment_versions_known_end": "(known_end, type, issued_by, guild_id) where known_end is not null",
+        "punishment_versions_dated_stop": "(dated_stop, type, issued_by, guild_id) where dated_stop is not null",
         "punishment_versions_disordered": "(id) where serves <> 7",
     },
 )
@@ -85,7 +94,9 @@ ALL: Final = KNOWN | DATED | BOTH
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """A row. ``id``: of the punishment; ``position``: of the event that made the wording, None of one that is not in
     order. ``updated_at``: without the end. ``ended_at``, ``ended_by``: when and by which user; ``ended_by`` is None
-    of one that lapsed, too. ``dated_…``: never before the punishment."""
+    of one that lapsed, too. ``dated_…``: never before the punishment. When one in order stopped to be active, None of
+    one that never did: as known at the position ``known_stop`` or at its end ``known_end``, by dates at ``dated_stop``;
+    of one that never was active it is where it began."""
 
     stream: str
     number: int
@@ -111,6 +122,9 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     dated_since: datetime
     dated_until: datetime | None
     ended_dated: datetime | None
+    known_stop: int | None = None
+    known_end: datetime | None = None
+    dated_stop: datetime | None = None
 
 
 class _Dated(msgspec.Struct, frozen=True):
@@ -170,7 +184,22 @@ def _wordings(stream: str, dated: Sequence[_Dated]) -> list[Version]:
         state = _state(row, None)
         since = {"since_position": change.position, "dated_since": one.date}
         found.append(msgspec.structs.replace(state, place=len(found), position=change.position, serves=ALL, **since))
-    return found
+    recorded = {one.change.position: one.change.recorded_at for one in dated}
+    return [_stopping(one, recorded) for one in found]
+
+
+def _stopping(one: Version, recorded: Mapping[int, datetime]) -> Version:
+    """With what is known of when it stopped to be active. ``recorded``: when, by position."""
+    gone, end = one.until_position or one.ended_position, one.expires_at
+    known_stop, known_end = gone, None
+    if end is not None:
+        if end <= recorded[one.since_position]:
+            known_stop = one.since_position
+        elif gone is None or end <= recorded[gone]:
+            known_stop, known_end = None, end
+    stops = [date for date in (one.dated_until, one.ended_dated, end) if date is not None]
+    dated_stop = max(min(stops), one.dated_since) if stops else None
+    return msgspec.structs.replace(one, known_stop=known_stop, known_end=known_end, dated_stop=dated_stop)
 
 
 def _state(row: Punishment, ended_at: datetime | None) -> Version:

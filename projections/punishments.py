@@ -136,6 +136,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     position: int
     version: int
     at: datetime
+    recorded_at: datetime
     what: int | EndingKind | Literal["erased"]
     by: int | None = None
     reason: str | None = None
@@ -146,13 +147,13 @@ def change_of(recorded: Recorded) -> Change:
     """Raises KeyError for an event of a topic that is not the projector's."""
     event = recorded.event
     kind = _WORDINGS.get(type(event))
+    at, recorded_at, by = recorded.occurred_at, recorded.recorded_at, recorded.actor.user_id
     if kind is None:
         what: Any = _ENDINGS[type(event)]
-        return Change(recorded.position, recorded.version, recorded.occurred_at, what, recorded.actor.user_id)
+        return Change(recorded.position, recorded.version, at, recorded_at, what, by)
     reason: str = event.reason  # type: ignore[attr-defined]
     expires_at = getattr(event, "expires_at", None)
-    by = recorded.actor.user_id
-    return Change(recorded.position, recorded.version, recorded.occurred_at, kind, by, reason, expires_at)
+    return Change(recorded.position, recorded.version, at, recorded_at, kind, by, reason, expires_at)
 
 
 def step(row: Punishment | None, stream: str, change: Change) -> Punishment:

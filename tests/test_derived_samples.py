@@ -85,6 +85,7 @@ PLANTED = [
     ("punishment_history", "update punishment_versions set reason = 'x' where number % 3 = 1", "reason"),
     ("punishment_history", "delete from punishment_versions where number % 2 = 1", "row is missing"),
     ("punishment_history", "update punishment_version_marks set bits = ~bits where kind = 3", "bits"),
+    ("punishment_history", "update punishment_history_counts set active = active + 1", "active"),
     ("punishment_history", "update version_words set ids = ids + 1", "ids"),
 ]
 

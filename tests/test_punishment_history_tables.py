@@ -1,8 +1,10 @@
 """The tables of the punishment history: selected by the condition that names a moment, in SQL; marks and words as the
 rows say; equal however the ledger is cut; nothing of what was erased."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import product
 from typing import Final
 
 import msgspec
@@ -173,6 +175,65 @@ def test_marks_and_words_are_those_of_the_versions_in_order(
     assert {word: (count, ids) for word, count, ids in words} == words_said(rows)
 
 
+# -- counts
+
+
+def counts_said(rows: Sequence[Version]) -> dict[tuple[int, int, int, int, int], tuple[int, int]]:
+    """By axis, guild, issuer, type and place: those that began less those that were replaced, or were not active any
+    more."""
+    found: Counter[tuple[tuple[int, int, int, int, int], int]] = Counter()
+    for row in rows:
+        turns = [(1, at // 16_384, n, sign) for at, n, sign in (
+            (row.position, 0, 1), (row.until_position, 0, -1), (row.position, 1, 1), (row.known_stop, 1, -1),
+        ) if at is not None]  # fmt: skip
+        turns += [(axis, week(at), n, sign) for axis, at, n, sign in (
+            (2, row.dated_since, 0, 1), (2, row.dated_until, 0, -1), (2, row.dated_since, 1, 1),
+            (2, row.dated_stop, 1, -1), (3, row.known_end, 1, -1),
+        ) if at is not None]  # fmt: skip
+        for (axis, place, n, sign), guild, issuer in product(turns, {0, row.guild_id}, {0, row.issued_by}):
+            if guild is not None and issuer is not None:
+                found[(axis, guild, issuer, row.type, place), n] += sign
+    return {cell: both for cell, _ in found if any(both := (found[cell, 0], found[cell, 1]))}
+
+
+@settings(parent=slow, max_examples=20)
+@given(history=lives().map(spread), data=st.data())
+def test_counts_are_those_of_the_versions_in_order_and_each_counts_as_active_exactly_while_it_is(
+    conn: psycopg.Connection, history: list[Happened], data: st.DataObject
+) -> None:
+    empty(conn)
+    times = [NOW]
+    with MemoryLedger(lambda: times[-1]) as ledger:
+        numbers: dict[str, int] = {}
+        for happened in history:
+            times.append(max(times[-1], happened.at + data.draw(st.sampled_from([-DAY, 0 * DAY, HOUR, 30 * DAY]))))
+            append(ledger, numbers, happened)
+            if data.draw(st.booleans()):
+                catch_up(conn, ledger)
+        catch_up(conn, ledger)
+        recorded = [(one.position, one.recorded_at) for found in ledger.load(sorted(numbers)).values() for one in found]
+    cursor = conn.cursor(row_factory=class_row(Version))
+    rows = cursor.execute(
+        f"select {', '.join(TABLE.columns)} from punishment_versions where serves = 7".encode()
+    ).fetchall()
+    cells = conn.execute("select * from punishment_history_counts").fetchall()
+    assert {tuple(cell): (there, active) for *cell, there, active in cells} == counts_said(rows)
+    ends = [row.expires_at for row in rows if row.expires_at is not None]
+    for row in rows:
+        gone, done = row.until_position or row.ended_position, row.dated_until or row.ended_dated
+
+        def runs(now: datetime, row: Version = row) -> bool:
+            return row.expires_at is None or row.expires_at > now
+
+        for now in {at for _, at in recorded} | set(ends):
+            position = max((position for position, at in recorded if at <= now), default=0)
+            known = row.since_position <= position and (gone is None or gone > position) and runs(now)
+            dated = row.dated_since <= now and (done is None or done > now) and runs(now)
+            begun, stop, end = row.since_position <= position, row.known_stop, row.known_end
+            assert known == begun - (stop is not None and stop <= position) - (end is not None and end <= now)
+            assert dated == (row.dated_since <= now) - (row.dated_stop is not None and row.dated_stop <= now)
+
+
 # -- batches and erasure
 
 
@@ -249,7 +310,7 @@ def everything(conn: psycopg.Connection) -> str:
 
 PLANTED = [
     (
-        "update punishment_histories set changes = jsonb_set(changes, '{0,5}', '\"not so\"')",
+        "update punishment_histories set changes = jsonb_set(changes, '{0,6}', '\"not so\"')",
         (
             "punishment_history (stream=user:1, number=1): changes",
             "punishment_versions (stream=user:1, number=1, place=0)",
@@ -262,6 +323,10 @@ PLANTED = [
     ("delete from punishment_versions where place = 1", ("place=1): row is missing",)),
     (f"delete from punishment_version_marks where kind = {marks.REPLACED_DATED}", ("punishment_version_marks",)),
     ("update version_words set punishments = 7 where code = 'raid'", ("version_words",)),
+    (
+        "update punishment_history_counts set there = there + 1 where axis = 2 and guild_id = 0 and issued_by = 0",
+        ("punishment_history_counts",),
+    ),
 ]
 
 
