@@ -10,6 +10,7 @@ import hmac
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from threading import Lock
 from uuid import UUID
 
@@ -51,33 +52,45 @@ class SubjectKey(msgspec.Struct, frozen=True):
 
 
 class MasterKey:
-    """Wraps the keys of subjects. ``secret`` is 32 random bytes; raises ValueError for any other length."""
+    """Wraps the keys of subjects. ``secret`` is 32 random bytes, or two such keys one after the other while one takes
+    the place of the other: the first wraps, both unwrap. Raises ValueError for any other length."""
 
     def __init__(self, secret: bytes) -> None:
-        if len(secret) != KEY_BYTES:
-            raise ValueError(f"a master key has {KEY_BYTES} bytes, not {len(secret)}")
-        self._secret = secret
-        self._cipher = AESGCM(secret)
+        self._secrets = each_key(secret)
+        self._ciphers = [AESGCM(one) for one in self._secrets]
 
     def check(self, installation: UUID) -> bytes:
-        """What the installation keeps to recognise this key, and from which it cannot be learned."""
-        return hmac.digest(self._secret, b"modledger master key of " + installation.bytes, "sha256")
+        """What the installation keeps to recognise this key (of two the first), and from which it cannot be learned."""
+        return _check(self._secrets[0], installation)
+
+    def is_of(self, installation: UUID, check: bytes) -> bool:
+        """Whether the ``check`` that the installation keeps is this key's, or that of one of the two."""
+        return any(hmac.compare_digest(check, _check(one, installation)) for one in self._secrets)
 
     def make(self, subject: str, generation: int) -> SubjectKey:
         """A new random key for the subject."""
-        secret, nonce = os.urandom(KEY_BYTES), os.urandom(NONCE_BYTES)
-        wrapped = nonce + self._cipher.encrypt(nonce, secret, _belongs_to(subject, generation))
-        return SubjectKey(subject, generation, wrapped, AESGCM(secret))
+        secret = os.urandom(KEY_BYTES)
+        return SubjectKey(subject, generation, self._wrap(subject, generation, secret), AESGCM(secret))
 
     def unwrap(self, subject: str, generation: int, wrapped: bytes) -> SubjectKey:
         """A key from the store. Raises WrongMasterKey."""
-        try:
-            secret = self._cipher.decrypt(
-                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _belongs_to(subject, generation)
-            )
-        except (InvalidTag, ValueError) as error:
-            raise WrongMasterKey(f"the key of {subject} was not wrapped by this master key") from error
-        return SubjectKey(subject, generation, wrapped, AESGCM(secret))
+        return SubjectKey(subject, generation, wrapped, AESGCM(self._unwrap(subject, generation, wrapped)[1]))
+
+    def rewrap(self, subject: str, generation: int, wrapped: bytes) -> bytes | None:
+        """The same key wrapped by the first of two; None where it is already. Raises WrongMasterKey."""
+        number, secret = self._unwrap(subject, generation, wrapped)
+        return self._wrap(subject, generation, secret) if number else None
+
+    def _wrap(self, subject: str, generation: int, secret: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._ciphers[0].encrypt(nonce, secret, _belongs_to(subject, generation))
+
+    def _unwrap(self, subject: str, generation: int, wrapped: bytes) -> tuple[int, bytes]:
+        bound = _belongs_to(subject, generation)
+        for number, cipher in enumerate(self._ciphers):
+            with suppress(InvalidTag, ValueError):
+                return number, cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], bound)
+        raise WrongMasterKey(f"the key of {subject} was not wrapped by this master key")
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -140,6 +153,18 @@ class Standings:
         if standing and standing.key and standing.key.wrapped == wrapped:
             return standing.key
         return self._master.unwrap(subject, generation, wrapped)
+
+
+def each_key(secret: bytes) -> list[bytes]:
+    """The one or two master keys in ``secret``, first the one that is written with. Raises ValueError for another
+    length."""
+    if len(secret) not in (KEY_BYTES, 2 * KEY_BYTES):
+        raise ValueError(f"a master key has {KEY_BYTES} bytes, and two twice as many, not {len(secret)}")
+    return [secret[at : at + KEY_BYTES] for at in range(0, len(secret), KEY_BYTES)]
+
+
+def _check(secret: bytes, installation: UUID) -> bytes:
+    return hmac.digest(secret, b"modledger master key of " + installation.bytes, "sha256")
 
 
 def _bound_to(stream: str, event_id: UUID) -> bytes:

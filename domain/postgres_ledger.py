@@ -1,6 +1,5 @@
 """The ledger on PostgreSQL: the table, the functions and the keys of ``workers/migrations/0001_ledger.sql``."""
 
-import hmac
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
@@ -264,9 +263,9 @@ class LedgerFactory(PostgresFactory):
 
 
 class PostgresLedger(RecorderLedger):
-    """``conninfo``: URL or key words, as libpq takes them. ``master_key``: 32 bytes, the same for the installation's
-    life. ``connections``: the most that are open at once; one more announces appends by ``NOTIFY ledger`` after their
-    commit.
+    """``conninfo``: URL or key words, as libpq takes them. ``master_key``: 32 bytes, the installation's, or two such
+    (see MasterKey). ``connections``: the most that are open at once; one more announces appends by ``NOTIFY ledger``
+    after their commit.
 
     The first ledger that opens a fresh installation binds it to its master key. Raises LedgerUnavailable, NotMigrated,
     WrongMasterKey, ValueError for a master key of another length. Creates no tables. Close it, or use it as a context.
@@ -372,6 +371,9 @@ def _enter_installation(parameters: dict[str, Any], master: MasterKey) -> str:
         raise NotMigrated("the database has no ledger: run modledger migrate") from error
     except psycopg.OperationalError as error:
         raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
-    if installation is None or not hmac.compare_digest(installation[1], master.check(installation[0])):
-        raise WrongMasterKey("the master key is not the one that this installation was begun with")
+    if installation is None or not master.is_of(installation[0], installation[1]):
+        raise WrongMasterKey(
+            "the master key is not this installation's: set MODLEDGER_MASTER_KEY, or put the file master.key in"
+            " MODLEDGER_DATA_DIR, as it was (docs/keys.md); nothing was changed"
+        )
     return str(installation[2])

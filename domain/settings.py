@@ -270,6 +270,13 @@ def _read_key(text: str) -> bytes:
     return key
 
 
+def _read_master_key(text: str) -> bytes:
+    keys = [_read_key(part) for part in text.split(",")]
+    if len(keys) > 2 or len(set(keys)) < len(keys):
+        raise ValueError
+    return b"".join(keys)
+
+
 def _show(value: object) -> str:
     match value:
         case None:
@@ -354,9 +361,10 @@ _SETTINGS = (
     ),
     _Setting(
         "master_key",
-        "32 bytes in base64, standard or URL-safe",
-        _read_key,
-        "wraps the keys that personal text is encrypted with; lost with its copies, that text is lost",
+        "32 bytes in base64, standard or URL-safe; or two such keys with a comma between",
+        _read_master_key,
+        "wraps the keys that personal text is encrypted with; lost with its copies, that text is lost. The second of"
+        " two only opens, while a new key takes its place (docs/keys.md)",
         default="the file master.key in MODLEDGER_DATA_DIR, made at the first start",
         secret=True,
         show=_show_secret,

@@ -113,17 +113,17 @@ class Keys:
         async with self._locks.held(f"{actor}\n{key}"):
             claimed = await self._desk.fetch(CLAIM, actor, key, fingerprint, now, now - KEPT)
             row = claimed[0] if claimed else (await self._desk.fetch(FIND, actor, key))[0]
-            kept = None if claimed else self._kept(row, fingerprint, f"{actor}\n{key}")
+            kept = None if claimed else self._kept(row, fingerprint, bound_to(actor, key))
             if kept is not None:
                 return kept
             # The time of the claim is part of it: a day later the same key is a new one.
             name = f"{actor}\n{key}\n{fingerprint.hex()}\n{row[0].astimezone(UTC).isoformat()}"
             answer = await run(uuid5(_NAMESPACE, name))
             if answer.status < 500:
-                sealed = self._sealing.seal(msgspec.json.encode(answer), f"{actor}\n{key}")
+                sealed = self._sealing.seal(msgspec.json.encode(answer), bound_to(actor, key))
                 if not await self._desk.fetch(STORE, actor, key, answer.status, sealed):
                     for row in await self._desk.fetch(FIND, actor, key):
-                        answer = self._kept(row, fingerprint, f"{actor}\n{key}") or answer
+                        answer = self._kept(row, fingerprint, bound_to(actor, key)) or answer
         with suppress(Unavailable):
             await self._desk.fetch(FORGET, now - KEPT)
         return answer
@@ -139,6 +139,11 @@ class Keys:
             return None
         answer = msgspec.json.decode(content, type=Answer)
         return msgspec.structs.replace(answer, headers={**answer.headers, REPLAYED: "true"})
+
+
+def bound_to(actor: str, key: str) -> str:
+    """What a kept answer is sealed for."""
+    return f"{actor}\n{key}"
 
 
 class _Locks:

@@ -47,7 +47,7 @@ async def request_code(desk: Reader, sealing: Sealing, user_id: int | None, now:
                     b" select $1, $2, $3, $4 where $1::bigint is not null"
                     b" on conflict (user_id) do update set code_hash = excluded.code_hash,"
                     b" sealed_code = excluded.sealed_code, expires_at = excluded.expires_at, wrong_tries = 0",
-                    (user_id, sealing.lookup(code), sealing.seal(code.encode(), _bound_to(user_id or 0)), expires_at),
+                    (user_id, sealing.lookup(code), sealing.seal(code.encode(), bound_to(user_id or 0)), expires_at),
                 )
                 # Another user's live code is among the 36^8 the same.
         except UniqueViolation:
@@ -61,7 +61,7 @@ async def pending_code(desk: Reader, sealing: Sealing, user_id: int, now: dateti
     """The user's pending code, for the bot that delivers it. Raises Unavailable."""
     # login_codes_pkey
     rows = await desk.fetch("select sealed_code from login_codes where user_id = $1 and expires_at > $2", user_id, now)
-    code = sealing.unseal(rows[0][0], _bound_to(user_id)) if rows else None
+    code = sealing.unseal(rows[0][0], bound_to(user_id)) if rows else None
     return None if code is None else code.decode()
 
 
@@ -71,17 +71,17 @@ async def consume_code(cursor: Cursor, sealing: Sealing, code: str, user_id: int
     ``cursor`` is in a transaction; of two that bring the same code one waits here, and then finds it used. A wrong code
     for a given user counts as a try, also when the answer is None, so the transaction has to be committed either way.
     """
-    code_hash = sealing.lookup(code)
+    code_hashes = sealing.lookups(code)
     # login_codes_code_hash_key, login_codes_pkey
-    column = b"code_hash = $1" if user_id is None else b"user_id = $1"
+    column = b"code_hash = any($1::bytea[])" if user_id is None else b"user_id = $1"
     await cursor.execute(
         b"select user_id, code_hash, expires_at from login_codes where " + column + b" for update",
-        (code_hash if user_id is None else user_id,),
+        (code_hashes if user_id is None else user_id,),
     )
     row = await cursor.fetchone()
     if row is not None:
         owner, known, expires_at = row
-        if expires_at > now and hmac.compare_digest(known, code_hash):
+        if expires_at > now and any(hmac.compare_digest(known, one) for one in code_hashes):
             await cursor.execute(b"delete from login_codes where user_id = $1", (owner,))
             return int(owner)
     # The same whether or not there is a code, and nobody waits for the disk: or the time that it takes would tell for
@@ -92,5 +92,6 @@ async def consume_code(cursor: Cursor, sealing: Sealing, code: str, user_id: int
     return None
 
 
-def _bound_to(user_id: int) -> str:
+def bound_to(user_id: int) -> str:
+    """What a user's sealed code is sealed for."""
     return f"log-in code of user {user_id}"

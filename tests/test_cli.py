@@ -134,14 +134,31 @@ def test_settings_are_listed_without_their_secrets(database: str) -> None:
     assert on(database)["MODLEDGER_MASTER_KEY"] not in listed.stdout
 
 
+@pytest.mark.parametrize("command", [["migrate"], ["serve"], ["work"], ["owner", str(USER)], ["key", "rotate"]])
+def test_a_database_of_a_newer_program_is_refused_and_left_as_it_is(command: list[str], database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("insert into migrations (number, name, checksum) values (9000, 'from_the_future', '')")
+        before = connection.execute("select m::text from migrations as m order by 1").fetchall()
+        refused(modledger(*command, **on(database)), 1, "9000_from_the_future", "by a newer version; start that one")
+        assert connection.execute("select m::text from migrations as m order by 1").fetchall() == before
+        # Nobody began an installation in it.
+        assert connection.execute("select count(*) from installation").fetchone() == (0,)
+
+
 @pytest.mark.parametrize("command", ["serve", "work"])
 def test_a_database_that_was_not_migrated_is_refused(command: str, empty_database: str) -> None:
     refused(modledger(command, **on(empty_database)), 1, "run modledger migrate")
 
 
-def test_another_master_key_is_refused(database: str, ledger: PostgresLedger) -> None:
+@pytest.mark.parametrize("command", [["owner", str(USER)], ["serve"], ["work"], ["migrate"], ["key", "rotate"]])
+def test_another_master_key_is_refused_and_changes_nothing(
+    command: list[str], database: str, ledger: PostgresLedger
+) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        before = connection.execute("select i::text from installation as i").fetchall()
+        refused(modledger(*command, **on(database, key=bytes(32))), 2, "master key is not this installation's")
+        assert connection.execute("select i::text from installation as i").fetchall() == before
     assert ledger.head() == 0
-    refused(modledger("owner", str(USER), **on(database, key=bytes(32))), 1, "master key")
 
 
 def test_a_lost_master_key_file_is_not_replaced_by_a_new_key(
@@ -149,8 +166,18 @@ def test_a_lost_master_key_file_is_not_replaced_by_a_new_key(
 ) -> None:
     assert ledger.head() == 0
     done = modledger("work", MODLEDGER_DATABASE_URL=database, MODLEDGER_DATA_DIR=str(tmp_path))
-    refused(done, 1, "master.key does not exist")
+    refused(done, 2, "master.key does not exist")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["seal", "check"], ["dump", "whole.dump"], ["key", "public"]])
+def test_without_the_master_key_the_ledger_can_still_be_proved_and_copied(
+    command: list[str], database: str, ledger: PostgresLedger, tmp_path: Path
+) -> None:
+    assert modledger("owner", str(USER), **on(database)).returncode == 0
+    command = [str(tmp_path / word) if word.endswith(".dump") else word for word in command]
+    done = modledger(*command, MODLEDGER_DATABASE_URL=database, MODLEDGER_DATA_DIR=str(tmp_path / "none"))
+    assert done.returncode == 0, done
 
 
 def test_a_server_that_is_not_there_is_one_clear_line() -> None:

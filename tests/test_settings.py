@@ -316,11 +316,21 @@ def test_a_master_key_is_taken_in_either_base64_alphabet(text: str) -> None:
         base64.b64encode(KEY[:31]).decode(),
         base64.b64encode(KEY + b"x").decode(),
         KEY.hex(),
+        f"{STANDARD_KEY},",
+        f"{STANDARD_KEY},{URLSAFE_KEY}",
+        f"{STANDARD_KEY},{'A' * 43}=,{'B' * 42}A=",
         "é" * 44,
     ],
 )
 def test_a_refused_master_key_is_not_repeated(text: str) -> None:
-    assert refusal(MASTER_KEY=text) == "MODLEDGER_MASTER_KEY must be 32 bytes in base64, standard or URL-safe"
+    assert refusal(MASTER_KEY=text) == (
+        "MODLEDGER_MASTER_KEY must be 32 bytes in base64, standard or URL-safe; or two such keys with a comma between"
+    )
+
+
+def test_two_master_keys_are_taken_in_their_order() -> None:
+    other = base64.b64encode(bytes(32)).decode()
+    assert read_settings({"MODLEDGER_MASTER_KEY": f"{other}, {STANDARD_KEY}"}).master_key == bytes(32) + KEY
 
 
 def test_a_folder_without_the_programs_of_postgresql_is_refused_by_what_it_lacks(tmp_path: Path) -> None:

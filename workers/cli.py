@@ -68,7 +68,9 @@ def main() -> None:
         _fail(error, 1)
     except (PostgresError, MigrationError, NotMigrated) as error:
         _fail(error, 1)
-    except (MasterKeyError, WrongMasterKey, LedgerUnavailable, PortTaken, psycopg.Error) as error:
+    except (MasterKeyError, WrongMasterKey) as error:
+        _fail(error, 2)
+    except (LedgerUnavailable, PortTaken, psycopg.Error) as error:
         _fail(error, 1)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
@@ -236,7 +238,7 @@ def session(discord_id: int, cookie_jar: Path) -> None:
 
 @cli.group()
 def key() -> None:
-    """Make keys for clients; each is shown once and only its hash kept."""
+    """Make keys for clients, each shown once and only its hash kept; rotate the master key."""
 
 
 @key.command("public")
@@ -250,6 +252,25 @@ def public_key() -> None:
 def bot_key(discord_id: int) -> None:
     """The key of a bot; an earlier one dies at once."""
     _make_key(discord_id)
+
+
+@key.command("rotate")
+def rotate_key() -> None:
+    """Put the first of two master keys in the place of the second, while everything goes on (docs/keys.md)."""
+    from modledger.http.resealing import reseal
+    from modledger.workers.key_rotation import rotate
+
+    settings = _settings()
+    configure_logs(settings.log_level, "key")
+    with logged_in(settings) as logins:
+        # The program's own login may not change a key of a subject.
+        conninfo = logins.owner
+        require_migrated(conninfo)
+        secret = master_key(settings, conninfo)
+        done = rotate(conninfo, secret)
+        sealed = reseal(conninfo, secret)
+    click.echo(f"wrapped {done.rewrapped} of {done.keys} keys anew, sealed {sealed} codes and answers anew")
+    click.echo("everything opens with the first master key alone")
 
 
 def _make_key(bot_id: int | None) -> None:

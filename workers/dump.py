@@ -4,7 +4,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from hmac import compare_digest
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -110,7 +109,7 @@ def restore(conninfo: str, path: Path, master: MasterKey, tell: Told) -> Moved:
     ):
         content = frames(file)
         header = _decoded(next(content)[1], Header)
-        if not compare_digest(header.check, master.check(header.installation)):
+        if not master.is_of(header.installation, header.check):
             raise WrongMasterKey("the dump belongs to an installation with another master key")
         cursor.execute(_LOCK)
         if cursor.execute(_EMPTY).fetchone() != (True,):

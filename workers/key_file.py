@@ -12,11 +12,23 @@ LENGTH = 32
 
 def read_key(path: Path) -> bytes | None:
     """The secret, None where the file holds something else. Raises FileNotFoundError."""
+    return _decoded(path.read_bytes().strip())
+
+
+def _decoded(text: bytes) -> bytes | None:
     try:
-        key = base64.b64decode(path.read_bytes().strip(), validate=True)
+        key = base64.b64decode(text, validate=True)
     except binascii.Error:
         return None
     return key if len(key) == LENGTH else None
+
+
+def read_keys(path: Path) -> list[bytes] | None:
+    """The secrets of a file with one or more lines, None where one of them is something else. Raises
+    FileNotFoundError."""
+    found = [_decoded(line) for line in path.read_bytes().split()]
+    keys = [key for key in found if key is not None]
+    return keys if keys and len(keys) == len(found) == len(set(keys)) else None
 
 
 def create_key(path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 
 from modledger.domain.settings import Settings
-from modledger.workers.key_file import LENGTH, create_key, read_key
+from modledger.workers.key_file import LENGTH, create_key, read_keys
 
 
 class MasterKeyError(Exception):
@@ -14,8 +14,8 @@ class MasterKeyError(Exception):
 
 
 def master_key(settings: Settings, conninfo: str) -> bytes:
-    """The key, 32 bytes. Only for an installation that never had one, a new key is written to
-    ``$MODLEDGER_DATA_DIR/master.key`` (mode 0600, durable before it is used).
+    """The key, 32 bytes, or two of them while it is rotated (docs/keys.md). Only for an installation that never had
+    one, a new key is written to ``$MODLEDGER_DATA_DIR/master.key`` (mode 0600, durable before it is used).
 
     Raises MasterKeyError when the key of an installation is missing or its file is damaged; whether a key is the right
     one, the ledger checks. psycopg.Error when the server cannot be reached.
@@ -35,10 +35,13 @@ def master_key(settings: Settings, conninfo: str) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    key = read_key(path)
-    if key is None:
-        raise MasterKeyError(f"{path} does not hold a master key: {LENGTH} bytes in base64")
-    return key
+    found = read_keys(path)
+    if found is None or len(found) > 2:
+        raise MasterKeyError(
+            f"{path} does not hold a master key: {LENGTH} bytes in base64, or two such lines while it is rotated"
+            " (docs/keys.md)"
+        )
+    return b"".join(found)
 
 
 def _initialised(conninfo: str) -> bool:

@@ -74,14 +74,17 @@ def require_migrated(conninfo: str) -> None:
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             # The whole table, a row per file.
-            rows = connection.execute("select number, checksum from migrations").fetchall()
+            rows = connection.execute("select number, name, checksum from migrations").fetchall()
     except psycopg.errors.UndefinedTable:
         rows = []
     except psycopg.errors.InsufficientPrivilege as error:
         # Also a login that was named after the last migration.
         raise MigrationError(f"this login may not read the database: run modledger migrate ({error})") from error
-    applied: dict[int, str] = dict(rows)
     ours = {file.number: file.checksum for file in migrations()}
+    for number, name, _ in sorted(rows):
+        if number not in ours:
+            raise _newer(number, name)
+    applied: dict[int, str] = {number: checksum for number, _, checksum in rows}
     if missing := sorted(ours.keys() - applied.keys()):
         raise MigrationError(f"the database lacks {len(missing)} of our migrations: run modledger migrate")
     if ours != applied:
@@ -93,6 +96,13 @@ def require_migrated(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         if names := outdated(connection):
             raise MigrationError(f"the read tables of {', '.join(names)} are of another version: run modledger migrate")
+
+
+def _newer(number: int, name: str) -> MigrationError:
+    return MigrationError(
+        f"the database has migration {number:04}_{name}, which this program does not know: it was migrated by a newer"
+        " version; start that one. Nothing was changed"
+    )
 
 
 def _locked(conninfo: str) -> psycopg.Connection:
@@ -125,10 +135,7 @@ def _apply(connection: psycopg.Connection, files: list[Migration]) -> list[str]:
     known = {file.number: file for file in files}
     for number, row in sorted(applied.items()):
         if number not in known:
-            raise MigrationError(
-                f"the database has migration {number:04}_{row.name}, which this program does not know:"
-                " it was migrated by a newer version; start that one"
-            )
+            raise _newer(number, row.name)
         if row.checksum != known[number].checksum:
             raise MigrationError(
                 f"migration {number:04}_{row.name} was applied with other contents than this program's"
