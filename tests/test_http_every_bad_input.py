@@ -53,7 +53,7 @@ def parameters(operation: dict[str, Any], place: str) -> dict[str, dict[str, Any
 
 
 def good_text(name: str, schema: dict[str, Any]) -> str:
-    if name == "batch_id":
+    if name == "batch_id" or schema.get("format") == "uuid":
         return "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10"
     if schema.get("enum"):
         return str(schema["enum"][0])

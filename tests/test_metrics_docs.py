@@ -27,7 +27,7 @@ _WORD = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 @pytest.fixture
-def exposed(world: World, ledger: PostgresLedger) -> dict[str, set[str]]:
+def exposed(world: World, ledger: PostgresLedger, tmp_path: Path) -> dict[str, set[str]]:
     """The names of all samples, with the labels that they can have."""
     registry = CollectorRegistry()
     requests = Requests(registry)
@@ -42,7 +42,7 @@ def exposed(world: World, ledger: PostgresLedger) -> dict[str, set[str]]:
         " values ('bots', 'live', 'x', 0, 0, now(), now())"
     )
     found: dict[str, set[str]] = {}
-    with watched_process(registry, "work", Settings(), world.database, lambda: ledger):
+    with watched_process(registry, "work", Settings(data_dir=tmp_path), world.database, lambda: ledger):
         for family in registry.collect():
             found.setdefault(family.name, set())
             for sample in family.samples:

