@@ -38,7 +38,6 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
     with logged_in(settings) as logins:
         conninfo = logins.app
         require_migrated(conninfo)
-        warn_unless_separated(conninfo, logins.read)
         key = master_key(settings, conninfo)
         # The server could only say that its application did not start; this says why.
         PostgresLedger(conninfo, key, connections=1).close()
@@ -51,6 +50,7 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
             clock=clock,
             migrations=files,
         )
+        warn_unless_separated(conninfo, logins.read)
         # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
         # the port; the embedded one is as fast (docs/architecture.md) and is this process.
         server = Server(
