@@ -131,6 +131,9 @@ def test_a_rotation_that_was_killed_goes_on_where_it_was(database: str, ledger: 
         assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        # What it had sent when it was killed, its backend still does.
+        backends = "select count(*) from pg_stat_activity where application_name = 'modledger key rotate'"
+        until(lambda: ask(database, f"{backends} and datname = current_database()") == 0)
     left = opened_by(database, OLD)
     assert 0 < left < 20_001
     # The old one is still the installation's, and both together read everything.
