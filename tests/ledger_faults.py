@@ -95,8 +95,10 @@ def _memory(store: RecorderLedger) -> MemoryRecorder:
 def _unprotected(store: PostgresLedger) -> Iterator[psycopg.Connection[Any]]:
     with store.recorder.datastore.pool.connection() as connection, connection.transaction():
         connection.execute("alter table ledger disable trigger ledger_append_only")
+        connection.execute("alter table subject_keys disable trigger subject_keys_only_erased")
         yield connection
         connection.execute("alter table ledger enable always trigger ledger_append_only")
+        connection.execute("alter table subject_keys enable always trigger subject_keys_only_erased")
 
 
 def _next_position(connection: psycopg.Connection[Any], position: int) -> None:

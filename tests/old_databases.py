@@ -30,6 +30,7 @@ LAST_COMMITS = {
     8: "bc3512fba05e0b7e36493166e71b2c2332427d14",
     9: "e5405c9a0bed88f303765eb2cc5d49cd01e36fd5",
     10: "81e27af05346ae96b11b1b9a8b0e58bb951fa914",
+    11: "ce1d6f2e92600b08ba69c95faee16e588cf6330d",
 }
 
 
