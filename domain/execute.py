@@ -47,8 +47,8 @@ def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates
 
     With ``kept`` only those events are loaded that came since the last command on the same streams. Raises Refused when
     the rules do not allow it and LedgerUnavailable when the store cannot be reached or did not answer; then the same
-    call may be made again. Concurrent changes of a stream that the decision read make it decide again, for as long as
-    others keep succeeding.
+    call may be made again. LedgerDamaged: not before somebody has mended it. Concurrent changes of a stream that the
+    decision read make it decide again, for as long as others keep succeeding.
     """
     kept = KeptStates() if kept is None else kept
     target = target_of(command)
@@ -89,7 +89,7 @@ def execute_batch(
     A refused command leaves the others alone; one that is already in the ledger is a ``duplicate``. Where others write
     to the same streams meanwhile, the batch is halved until it gets through, so it may take several transactions.
     ``kept`` as for ``execute``. Raises LedgerUnavailable; then the same call may be made again, whatever part of it was
-    appended.
+    appended. And LedgerDamaged as ``execute``.
     """
     kept = KeptStates() if kept is None else kept
     while True:

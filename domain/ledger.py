@@ -20,6 +20,11 @@ class LedgerUnavailable(Exception):
     same command id."""
 
 
+class LedgerDamaged(Exception):
+    """What is stored contradicts itself, as after a restore of tables that do not belong together. Nothing was
+    appended, and nothing will be until it is mended; ``modledger verify ledger`` names every such place."""
+
+
 class Append(msgspec.Struct, frozen=True, kw_only=True):
     """All events of one command: appended together or not at all.
 
@@ -110,13 +115,15 @@ class Ledger(Protocol):
 
     def append(self, append: Append) -> Appended:
         """Appends one command. Commands of several threads that arrive together are committed together, each
-        succeeding or failing alone. Durable on return. Raises VersionConflict."""
+        succeeding or failing alone. Durable on return. Raises VersionConflict, and LedgerDamaged where a stream without
+        events has a key."""
         ...
 
     def append_batch(self, appends: Sequence[Append]) -> None:
         """Appends many commands in one transaction, all or none: the door for imports. ``expected`` is taken over the
         whole batch: of a stream's several entries the first is checked, later ones follow from the batch itself.
-        Raises VersionConflict, also when one of the commands is already in the ledger."""
+        Raises VersionConflict, also when one of the commands is already in the ledger, and LedgerDamaged as ``append``
+        does."""
         ...
 
     def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:

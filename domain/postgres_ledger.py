@@ -1,6 +1,6 @@
 """The ledger on PostgreSQL: the table, the functions and the keys of ``workers/migrations/0001_ledger.sql``."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from threading import Event, Thread
@@ -19,7 +19,7 @@ from psycopg_pool import PoolClosed
 from modledger.domain import ledger_queries
 from modledger.domain.append_counts import AppendCounts
 from modledger.domain.group_commit import GroupCommit, NotAnswered
-from modledger.domain.ledger import Append, Appended, LedgerUnavailable
+from modledger.domain.ledger import Append, Appended, LedgerDamaged, LedgerUnavailable
 from modledger.domain.mapper import Row, StoredCommand
 from modledger.domain.personal_text import MasterKey, WrongMasterKey
 from modledger.domain.recorder_ledger import Outcome, RecorderLedger, StreamHead, WrappedKeys
@@ -58,7 +58,8 @@ class LedgerRecorder(PostgresApplicationRecorder):
             self.counts.sent_alone()
             try:
                 return self._reach(lambda connection: self._append(connection, [command])[0], give_up)
-            except psycopg.errors.UniqueViolation:
+            except psycopg.errors.UniqueViolation as error:
+                self._refuse_keys_without_events(command.expected, error)
                 # A key of the subject that we did not know of, as after a restored backup: load again.
                 return Outcome("conflict")
 
@@ -97,7 +98,8 @@ class LedgerRecorder(PostgresApplicationRecorder):
 
         try:
             in_the_way = self._reach(send, monotonic() + PATIENCE)
-        except psycopg.errors.UniqueViolation:
+        except psycopg.errors.UniqueViolation as error:
+            self._refuse_keys_without_events(expected, error)
             in_the_way = "a command of the batch is already in the ledger"
         if in_the_way and tries > 1:
             # What stands in the way may be this very batch: committed at the first try, its answer lost.
@@ -175,6 +177,14 @@ class LedgerRecorder(PostgresApplicationRecorder):
 
     def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
         return {row[0] for row in self._rows(ledger_queries.COMMANDS, list(command_ids))}
+
+    def _refuse_keys_without_events(self, streams: Iterable[str], cause: psycopg.Error) -> None:
+        """Loading a stream again helps nobody where it has no event that would tell of the key that is there."""
+        heads = self.heads_of(list(streams))
+        if stray := sorted(stream for stream, head in heads.items() if not head.version and head.wrapped is not None):
+            raise LedgerDamaged(
+                f"the ledger is inconsistent: {', '.join(stray)} has a key but no events; run modledger verify ledger"
+            ) from cause
 
     def _append_group(self, commands: Sequence[StoredCommand]) -> list[Outcome]:
         with self.datastore.pool.connection() as connection:

@@ -11,7 +11,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from modledger.domain import refusals
-from modledger.domain.ledger import LedgerUnavailable
+from modledger.domain.ledger import LedgerDamaged, LedgerUnavailable
 from modledger.http.views import ErrorView
 from modledger.projections.fragments import FragmentsNeeded
 
@@ -97,6 +97,8 @@ def problem_of(error: Exception) -> Problem | None:
             | psycopg_pool.PoolTimeout()
         ):
             return unavailable("Database unavailable")
+        case LedgerDamaged():
+            return unavailable(_sentence(str(error)))
         case FragmentsNeeded():
             return Problem(501, NO_FRAGMENTS)
         case ValidationException():
@@ -104,6 +106,10 @@ def problem_of(error: Exception) -> Problem | None:
         case HTTPException() if error.status_code in _FRAMEWORK:
             return Problem(error.status_code, _FRAMEWORK[error.status_code], error.headers)
     return None
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _validation_message(error: ValidationException) -> str:
@@ -125,6 +131,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
         # Not the path: it names people.
         log.error("unexpected error", exc_info=error, route=request.scope.get("path_template"))
         problem = Problem(500, "Internal server error")
+    elif isinstance(error, LedgerDamaged):
+        log.error("the ledger is inconsistent", error=str(error))
     elif problem.status == 503:
         log.warning("unavailable", reason=problem.message, cause=repr(error))
     correlation_id = str(request.scope["state"]["correlation_id"])

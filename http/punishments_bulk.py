@@ -22,7 +22,7 @@ from modledger.domain.commands import Command
 from modledger.domain.envelope import Recorded, Subject, subject_of
 from modledger.domain.events import Issued
 from modledger.domain.execute import Outcome, execute
-from modledger.domain.ledger import Ledger, LedgerUnavailable
+from modledger.domain.ledger import Ledger, LedgerDamaged, LedgerUnavailable
 from modledger.domain.subjects import MODERATOR
 from modledger.http import freshness
 from modledger.http.answers import Made, actor_of, answer_once, context_of
@@ -250,7 +250,7 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
                     # Such as an event that only a newer program can read: what the others did is answered all the same.
                     log.exception("unexpected error", item=step.index)
                     problem = Problem(500, "Internal server error")
-                elif problem.status >= 500:
+                elif problem.status >= 500 and not isinstance(error, LedgerDamaged):
                     raise
                 done.append((_refused(step.index, problem), 0))
                 continue

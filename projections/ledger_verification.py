@@ -1,5 +1,5 @@
 """Whether the ledger itself is whole: versions without a hole, positions and times in order, every event readable and
-what it was when it was sealed.
+what it was when it was sealed, every key that of a stream.
 
 The first say what is wrong with an event, whenever it was appended; the seal says that one was changed in whatever
 column, also where the changed row makes sense. That the sealed hashes are those that were signed is for ``modledger
@@ -33,6 +33,19 @@ _STREAMS = """
         window stream as (partition by originator_id order by originator_version)
     ) as events
     where originator_version <> before + 1 or notification_id <= earlier
+"""
+# subject_keys_pkey, or the whole table; of each key ledger_pkey and ledger_erasures. A key comes with an event's text.
+# $streams null: of all.
+_KEYS = """
+    select k.subject, k.generation, e.generation, e.begun from subject_keys as k
+    cross join lateral (select
+        exists (select from ledger where originator_id = k.subject) as begun,
+        coalesce((select max(originator_version) from ledger
+            where originator_id = k.subject and topic = 'subject.erased.v1'), 0) as generation
+    ) as e
+    where (%(streams)s::text[] is null or k.subject = any(%(streams)s))
+        and (not e.begun or k.generation <> e.generation)
+    order by 1, 2
 """
 # ledger_position. Times that Python has a datetime for: somebody may have written another one.
 _TIMES = """
@@ -69,6 +82,10 @@ def verify_ledger(conninfo: str, ledger: Ledger) -> Iterator[Difference]:
             cursor.execute(_STREAMS, {"streams": None})
             for row in cursor:
                 yield _hole(row)
+        with conn.transaction(), conn.cursor("stray_keys", row_factory=tuple_row) as cursor:
+            cursor.execute(_KEYS, {"streams": None})
+            for row in cursor:
+                yield _stray_key(row)
         # In this order: what was sealed before stood before this head.
         sealed, after, head = _last_sealed(conn), 0, ledger.head()
         while after < head:
@@ -78,8 +95,10 @@ def verify_ledger(conninfo: str, ledger: Ledger) -> Iterator[Difference]:
 
 
 def verify_streams(conn: psycopg.Connection[Any], streams: Sequence[str]) -> list[Difference]:
-    """The holes in these streams."""
-    return [_hole(row) for row in conn.cursor(row_factory=tuple_row).execute(_STREAMS, {"streams": list(streams)})]
+    """The holes in these streams, and what is wrong with their keys."""
+    cursor, these = conn.cursor(row_factory=tuple_row), {"streams": list(streams)}
+    holes = [_hole(row) for row in cursor.execute(_STREAMS, these)]
+    return holes + [_stray_key(row) for row in cursor.execute(_KEYS, these)]
 
 
 def _hole(row: Sequence[Any]) -> Difference:
@@ -100,6 +119,18 @@ def _hole(row: Sequence[Any]) -> Difference:
         expected=f"> {earlier}",
         found=str(position),
         stream=stream,
+    )
+
+
+def _stray_key(row: Sequence[Any]) -> Difference:
+    subject, generation, erased_at, begun = row
+    return Difference(
+        subject="ledger",
+        where=f"of {subject}",
+        field="has a key of another generation than its last erasure" if begun else "has a key but no events",
+        expected=str(erased_at) if begun else None,
+        found=str(generation) if begun else None,
+        stream=subject,
     )
 
 

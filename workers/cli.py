@@ -22,7 +22,7 @@ from rich.table import Table
 from modledger.domain.commands import ChangePermission, Context
 from modledger.domain.envelope import OPERATOR
 from modledger.domain.execute import execute
-from modledger.domain.ledger import LedgerUnavailable
+from modledger.domain.ledger import LedgerDamaged, LedgerUnavailable
 from modledger.domain.personal_text import WrongMasterKey
 from modledger.domain.postgres_ledger import NotMigrated, PostgresLedger
 from modledger.domain.refusals import Refused
@@ -70,7 +70,7 @@ def main() -> None:
         _fail(error, 1)
     except (MasterKeyError, WrongMasterKey) as error:
         _fail(error, 2)
-    except (LedgerUnavailable, PortTaken, psycopg.Error) as error:
+    except (LedgerUnavailable, LedgerDamaged, PortTaken, psycopg.Error) as error:
         _fail(error, 1)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
