@@ -11,10 +11,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from modledger.domain.envelope import OPERATOR
 from modledger.domain.events import PermissionChanged
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.workers.cli import cli
 from modledger.workers.migrate import migrations
 from tests.databases import MASTER_KEY
 
@@ -132,6 +134,25 @@ def test_settings_are_listed_without_their_secrets(database: str) -> None:
     assert listed.returncode == 0
     assert "MODLEDGER_DATA_DIR" in listed.stdout
     assert on(database)["MODLEDGER_MASTER_KEY"] not in listed.stdout
+
+
+def test_what_needs_no_database_does_not_wait_for_the_modules_that_talk_to_one() -> None:
+    code = (
+        "import sys; from modledger.workers.cli import cli; cli(['settings'], standalone_mode=False);"
+        "sys.exit(sum(name in sys.modules for name in ('psycopg', 'litestar', 'structlog', 'cryptography')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_help_names_every_command_with_what_it_does() -> None:
+    helped = CliRunner().invoke(cli, ["--help"]).output
+    listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", helped.partition("Commands:")[2], re.MULTILINE))
+    assert set(listed) == {
+        *("up", "serve", "work", "migrate", "owner", "session", "key", "import", "settings"),
+        *("audit", "demo", "dump", "erase", "replay", "restore", "seal", "show", "verify"),
+    }
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["serve"], ["work"], ["owner", str(USER)], ["key", "rotate"]])

@@ -1,4 +1,5 @@
-"""The command line: ``modledger up | serve | work | migrate | owner | session | key | import | settings``.
+"""The command line: ``modledger up | serve | work | migrate | owner | session | key | import | settings``, and those
+of ``ELSEWHERE``. Whatever only some commands need is imported when one of them runs: that takes longer than most do.
 
 Exit statuses: 0 done, 1 the product cannot do it now, 2 the call or a setting is wrong, 3 an import skipped records.
 """
@@ -10,44 +11,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
-from uuid import uuid4
+from typing import TYPE_CHECKING, Literal
 
 import click
-import psycopg
-from rich.console import Console
-from rich.table import Table
 
-from modledger.domain.commands import ChangePermission, Context
-from modledger.domain.envelope import OPERATOR
-from modledger.domain.execute import execute
-from modledger.domain.ledger import LedgerDamaged, LedgerUnavailable
-from modledger.domain.personal_text import WrongMasterKey
-from modledger.domain.postgres_ledger import NotMigrated, PostgresLedger
-from modledger.domain.refusals import Refused
 from modledger.domain.settings import Settings, SettingsError, describe_settings, read_settings
-from modledger.domain.subjects import OWNER
-from modledger.workers.audit_cli import audit
-from modledger.workers.database import database, logged_in
-from modledger.workers.demo_cli import demo
-from modledger.workers.dump_cli import dump, restore
-from modledger.workers.erase_cli import erase
-from modledger.workers.logins import warn_unless_separated
-from modledger.workers.logs import configure_logs
-from modledger.workers.master_key import MasterKeyError, master_key
-from modledger.workers.migrate import MigrationError, migrate, require_migrated
-from modledger.workers.opening import Failure
-from modledger.workers.port import PortTaken
-from modledger.workers.postgres_programs import PostgresError
-from modledger.workers.replay_cli import replay
-from modledger.workers.seal_cli import seal
-from modledger.workers.show_cli import Views, show
 from modledger.workers.stopping import signal_when_parent_dies, stop_on_signals
-from modledger.workers.verify_cli import verify
+
+if TYPE_CHECKING:
+    from modledger.domain.postgres_ledger import PostgresLedger
+    from modledger.workers.show_cli import Views
 
 PARENT_FD = click.option("--parent-fd", type=int, hidden=True, help="A pipe that closes when the parent is gone.")
 DISCORD_ID = click.IntRange(1, 2**63 - 1)
+# The commands that stand in modules of their own.
+ELSEWHERE = {
+    "audit": "audit_cli",
+    "demo": "demo_cli",
+    "dump": "dump_cli",
+    "erase": "erase_cli",
+    "replay": "replay_cli",
+    "restore": "dump_cli",
+    "seal": "seal_cli",
+    "show": "show_cli",
+    "verify": "verify_cli",
+}
 
 
 def main() -> None:
@@ -64,16 +54,36 @@ def main() -> None:
         sys.exit(130)
     except SettingsError as error:
         _fail(error, 2)
-    except Refused as error:
-        _fail(error, 1)
-    except (PostgresError, MigrationError, NotMigrated) as error:
-        _fail(error, 1)
-    except (MasterKeyError, WrongMasterKey) as error:
-        _fail(error, 2)
-    except (LedgerUnavailable, LedgerDamaged, PortTaken, psycopg.Error) as error:
-        _fail(error, 1)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except Exception as error:
+        status = _status_of(error)
+        if status is None:
+            raise
+        _fail(error, status)
+
+
+def _status_of(error: Exception) -> int | None:
+    """None for one that only a mistake of ours explains."""
+    import psycopg
+
+    from modledger.domain.ledger import LedgerDamaged, LedgerUnavailable
+    from modledger.domain.personal_text import WrongMasterKey
+    from modledger.domain.postgres_ledger import NotMigrated
+    from modledger.domain.refusals import Refused
+    from modledger.workers.master_key import MasterKeyError
+    from modledger.workers.migrate import MigrationError
+    from modledger.workers.port import PortTaken
+    from modledger.workers.postgres_programs import PostgresError
+
+    match error:
+        case MasterKeyError() | WrongMasterKey():
+            return 2
+        case Refused() | PostgresError() | MigrationError() | NotMigrated():
+            return 1
+        case LedgerUnavailable() | LedgerDamaged() | PortTaken() | psycopg.Error():
+            return 1
+    return None
 
 
 def _open_standard_streams() -> None:
@@ -99,46 +109,56 @@ def _settings(*, development: bool = False) -> Settings:
 
 
 @contextmanager
-def _ledger(settings: Settings, connections: int) -> Iterator[tuple[PostgresLedger, str]]:
+def _ledger(settings: Settings, connections: int) -> "Iterator[tuple[PostgresLedger, str]]":
+    from modledger.domain.postgres_ledger import PostgresLedger
+    from modledger.workers.database import database
+    from modledger.workers.master_key import master_key
+    from modledger.workers.migrate import require_migrated
+
     with database(settings) as conninfo:
         require_migrated(conninfo)
         with PostgresLedger(conninfo, master_key(settings, conninfo), connections=connections) as ledger:
             yield ledger, conninfo
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Those of ``ELSEWHERE`` are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(import_module(f"modledger.workers.{ELSEWHERE[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        if cmd_name == "show":
+            command.context_settings["obj"] = _views
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="modledger")
 def cli() -> None:
     """modledger: an event-sourced moderation ledger. Settings come from MODLEDGER_* variables only."""
 
 
-cli.add_command(seal)
-cli.add_command(erase)
-cli.add_command(replay)
-cli.add_command(verify)
-cli.add_command(demo)
-cli.add_command(dump)
-cli.add_command(restore)
-cli.add_command(audit)
-
-
-def _views() -> Views:
+def _views() -> "Views":
     from modledger.http import bots, guilds, profile
+    from modledger.workers.show_cli import Views
 
     return Views(profile.searchable, profile.detailed_view, guilds.detailed_view, bots.admin_bot_view)
-
-
-show.context_settings["obj"] = _views
-cli.add_command(show)
 
 
 @cli.command()
 def up() -> None:
     """Run everything here: database, migrations, demo data, HTTP, workers."""
+    settings = _settings(development=True)
+
+    from modledger.workers.logs import configure_logs
     from modledger.workers.up import UpError
     from modledger.workers.up import up as run_up
 
-    settings = _settings(development=True)
     configure_logs(settings.log_level, "up")
     stop = threading.Event()
     stop_on_signals(stop)
@@ -152,9 +172,11 @@ def up() -> None:
 @PARENT_FD
 def serve(parent_fd: int | None) -> None:
     """Serve HTTP."""
+    settings = _settings()
+
+    from modledger.workers.logs import configure_logs
     from modledger.workers.serve import serve as run_serve
 
-    settings = _settings()
     configure_logs(settings.log_level, "serve", gather=True)
     signal_when_parent_dies(parent_fd)
     run_serve(settings)
@@ -164,10 +186,13 @@ def serve(parent_fd: int | None) -> None:
 @PARENT_FD
 def work(parent_fd: int | None) -> None:
     """Run the projectors, the clock and the sealer."""
+    settings = _settings()
+
     from modledger.projections.catalog import PROJECTORS
+    from modledger.workers.logins import warn_unless_separated
+    from modledger.workers.logs import configure_logs
     from modledger.workers.work import work as run_work
 
-    settings = _settings()
     configure_logs(settings.log_level, "work")
     stop = threading.Event()
     stop_on_signals(stop)
@@ -180,13 +205,20 @@ def work(parent_fd: int | None) -> None:
 @cli.command("migrate")
 def migrate_command() -> None:
     """Bring the database to this program's schema, and its read tables up to date."""
+    settings = _settings()
+
+    from modledger.domain.postgres_ledger import PostgresLedger
     from modledger.projections.catalog import PROJECTORS
     from modledger.projections.rebuild import ReplayAborted, ReplayFailed
+    from modledger.workers.database import logged_in
+    from modledger.workers.logs import configure_logs
+    from modledger.workers.master_key import master_key
+    from modledger.workers.migrate import migrate
+    from modledger.workers.opening import Failure
     from modledger.workers.replay import Stopped, rebuild_outdated
     from modledger.workers.replay_progress import of_catch_up, watched
     from modledger.workers.runner import catch_up
 
-    settings = _settings()
     configure_logs(settings.log_level, "migrate")
     stop = threading.Event()
     stop_on_signals(stop)
@@ -212,10 +244,17 @@ def migrate_command() -> None:
 def owner(discord_id: int) -> None:
     """Make a user an Owner."""
     settings = _settings()
+
+    from modledger.domain.commands import ChangePermission
+    from modledger.domain.execute import execute
+    from modledger.domain.subjects import OWNER
+    from modledger.workers.logs import configure_logs
+    from modledger.workers.opening import operator
+
     configure_logs(settings.log_level, "owner")
     with _ledger(settings, connections=1) as (ledger, _):
         command = ChangePermission(user_id=discord_id, level=OWNER, reason="Made an Owner on the command line")
-        outcome = execute(ledger, command, _operator())
+        outcome = execute(ledger, command, operator())
     click.echo(f"user {discord_id} is an Owner (position {outcome.position})")
 
 
@@ -224,9 +263,11 @@ def owner(discord_id: int) -> None:
 @click.option("--cookie-jar", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
 def session(discord_id: int, cookie_jar: Path) -> None:
     """Log a user in and write the cookie to a file for curl -b."""
+    settings = _settings()
+
+    from modledger.workers.logs import configure_logs
     from modledger.workers.up import UpError, open_operator_session
 
-    settings = _settings()
     configure_logs(settings.log_level, "session")
     with _ledger(settings, connections=1) as (ledger, conninfo):
         try:
@@ -257,10 +298,15 @@ def bot_key(discord_id: int) -> None:
 @key.command("rotate")
 def rotate_key() -> None:
     """Put the first of two master keys in the place of the second, while everything goes on (docs/keys.md)."""
-    from modledger.http.resealing import reseal
-    from modledger.workers.key_rotation import rotate
-
     settings = _settings()
+
+    from modledger.http.resealing import reseal
+    from modledger.workers.database import logged_in
+    from modledger.workers.key_rotation import rotate
+    from modledger.workers.logs import configure_logs
+    from modledger.workers.master_key import master_key
+    from modledger.workers.migrate import require_migrated
+
     configure_logs(settings.log_level, "key")
     with logged_in(settings) as logins:
         # The program's own login may not change a key of a subject.
@@ -274,9 +320,15 @@ def rotate_key() -> None:
 
 
 def _make_key(bot_id: int | None) -> None:
-    from modledger.http.keys import create_key
-
     settings = _settings()
+
+    import psycopg
+
+    from modledger.http.keys import create_key
+    from modledger.workers.database import database
+    from modledger.workers.logs import configure_logs
+    from modledger.workers.migrate import require_migrated
+
     configure_logs(settings.log_level, "key")
     with database(settings) as conninfo:
         require_migrated(conninfo)
@@ -289,9 +341,11 @@ def _make_key(bot_id: int | None) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_command(file: Path) -> None:
     """Take a platform's existing records from a JSON Lines file (docs/import.md)."""
-    from modledger.workers.importer import import_file, render
-
     settings = _settings()
+
+    from modledger.workers.importer import import_file, render
+    from modledger.workers.logs import configure_logs
+
     configure_logs(settings.log_level, "import")
     with _ledger(settings, connections=2) as (ledger, _):
         report = import_file(ledger, file, now=datetime.now(UTC))
@@ -303,12 +357,11 @@ def import_command(file: Path) -> None:
 @cli.command("settings")
 def settings_command() -> None:
     """List every setting with its present value."""
+    from rich.console import Console
+    from rich.table import Table
+
     settings = _settings()
     table = Table("variable", "value", "default", "allowed", "meaning")
     for row in describe_settings(settings):
         table.add_row(row.variable, row.value, row.default, row.allowed, row.meaning)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _operator() -> Context:
-    return Context(actor=OPERATOR, at=datetime.now(UTC), command_id=uuid4(), correlation_id=uuid4(), via="cli")
