@@ -26,7 +26,7 @@ from modledger.workers.audit_diff import differences
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
 from tests.postgres_server import create_database, drop_database
-from tests.test_cli import modledger, on, refused
+from tests.test_cli import modledger, on, refused, refused_at_once
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -316,19 +316,30 @@ def test_who_stops_reading_ends_it_quietly(lived: Lived) -> None:
         (("log", "--type", "USER_PRAISE"), "USER_PRAISE"),
         (("log", "--since", "yesterday"), "2026-03-10T12:00:00Z"),
         (("log", "--since", "2026-03-10T12:00:00"), "offset"),
-        (("log", "--since", "2026-03-10T12:00:00Z", "--until", "2026-03-10T12:00:00Z"), "--until"),
         (("log", "--correlation-id", "x"), "UUID"),
         (("log", "--limit", "0"), "--limit"),
         (("export", "--after", "-1"), "--after"),
         (("export", "--format", "xml"), "--format"),
-        (("show", "ann"), "user:ID"),
         (("diff", "user:7", "2026-03-10T12:00:00Z", "2026-03-10T12:00:00Z"), "after FROM"),
         (("diff", "user:7", "2026-03-10T12:00:00Z", "9999-01-01T00:00:00Z"), "future"),
         (("diff", "user:7", "2026-03-10T12:00:00Z"), "TO"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_call_that_makes_no_sense_is_refused(arguments: tuple[str, ...], word: str, lived: Lived) -> None:
+def test_a_call_that_makes_no_sense_is_refused_before_anything_is_opened(arguments: tuple[str, ...], word: str) -> None:
+    refused_at_once(["audit", *arguments], word)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("log", "--since", "2026-03-10T12:00:00Z", "--until", "2026-03-10T12:00:00Z"), "--until"),
+        (("show", "ann"), "user:ID"),
+    ],
+)
+def test_a_call_that_makes_no_sense_ends_the_process_with_status_2(
+    arguments: tuple[str, ...], word: str, lived: Lived
+) -> None:
     refused(modledger("audit", *arguments, **on(lived.conninfo)), 2, word)
 
 

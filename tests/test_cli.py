@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Sequence
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def on(database: str, key: bytes = MASTER_KEY) -> dict[str, str]:
 def refused(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
     assert done.returncode == status, done
     assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def refused_at_once(arguments: Sequence[str], *words: str) -> None:
+    """A call that is wrong before anything is opened or logged (no server is where this one is sent): so it is made in
+    this process. Who asks shows for one such call that a process of its own ends the same way."""
+    nowhere = {"MODLEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
+    done = CliRunner().invoke(cli, arguments, env=nowhere)
+    assert isinstance(done.exception, SystemExit), done
+    assert done.exit_code == 2, done
     for word in words:
         assert word in done.stderr
 

@@ -17,7 +17,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.runner import catch_up
 from tests.http_client import GUILD, OWNER, USER, World
-from tests.test_cli import modledger, on, refused
+from tests.test_cli import modledger, on, refused, refused_at_once
 
 HOUR = timedelta(hours=1)
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -94,14 +94,15 @@ def test_nothing_was_known_before_it_was_recorded(told: str) -> None:
         (("bot", "7", "--known-at", "9000-01-01T00:00:00Z"), ("known_at must not be in the future",)),
         (("guild", "Guild"), ("GUILD_ID",)),
         (("bot", "0"), ("BOT_ID",)),
-        (("user", "0"), ("NAME|ID",)),
         (("user", "9" * 19), ("NAME|ID",)),
     ],
 )
-def test_a_wrong_call_is_refused_with_status_2(
-    database: str, arguments: tuple[str, ...], words: tuple[str, ...]
-) -> None:
-    refused(modledger("show", *arguments, **on(database)), 2, *words)
+def test_a_wrong_call_is_refused_before_anything_is_opened(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refused_at_once(["show", *arguments], *words)
+
+
+def test_a_wrong_call_ends_the_process_with_status_2(database: str) -> None:
+    refused(modledger("show", "user", "0", **on(database)), 2, "NAME|ID")
 
 
 def test_names_are_not_looked_up_in_tables_that_are_behind(told: str, act: Acts, ledger: PostgresLedger) -> None:
