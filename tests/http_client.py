@@ -234,10 +234,9 @@ def started(world: World, settings: Settings = SETTINGS) -> Iterator[World]:
     stopped = _STOPPED.setdefault(origins, [])
     app = stopped.pop() if stopped else operations(origins)
     logins = logins_on(world.database)
-    with psycopg.connect(world.database, autocommit=True) as connection:
-        if not connection.execute("select from database_roles").fetchall():
-            # No copy of the suite's template.
-            give_rights(connection, made_logins(world.database))
+    if not world.connection.execute("select from database_roles").fetchall():
+        # No copy of the suite's template.
+        give_rights(world.connection, made_logins(world.database))
     furnish(
         app,
         settings,

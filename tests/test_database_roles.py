@@ -24,6 +24,7 @@ from modledger.workers.migrate import MigrationError, migrate, require_migrated
 from modledger.workers.replay import promote_replay, run_replay
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY, logins_on, made_logins
+from tests.postgres_server import create_database, drop_database
 
 DECIDED = {**TABLES, **of_read_tables(PROJECTORS)}
 # All that PostgreSQL 15 knows of; 17 adds maintain, which is the owner's too.
@@ -122,6 +123,44 @@ def logins(database: str) -> Logins:
     return logins_on(database)
 
 
+@pytest.fixture(scope="module")
+def untouched(postgres_server: str, template_database: str) -> Iterator[tuple[psycopg.Connection, Logins]]:
+    """The owner and the logins of one database for all statements that are refused: none changes anything in it."""
+    name = f"refusing_{uuid4().hex}"
+    url = create_database(postgres_server, name, template_database)
+    with psycopg.connect(url, autocommit=True) as connection:
+        before = row_versions(connection)
+        yield connection, logins_on(url)
+        assert row_versions(connection) == before
+    drop_database(postgres_server, name)
+
+
+def row_versions(connection: psycopg.Connection) -> dict[str, tuple[object, ...]]:
+    """Of each table of the database, the catalog's too, which versions of rows it holds; and where its sequences are.
+    Whatever a statement inserts, updates, deletes, makes, alters, drops or grants leaves another version of a row."""
+    # Without what vacuum and analyze write, and what all databases of the server share.
+    tables = connection.execute(
+        "select oid::regclass::text from pg_class where relkind = 'r' and not relisshared"
+        " and relname not in ('pg_statistic', 'pg_statistic_ext_data') order by 1"
+    ).fetchall()
+    query = " union all ".join(
+        f"select '{name}', count(*), md5(coalesce(string_agg(ctid::text || xmin::text, ',' order by ctid), ''))"
+        f" from only {name}"
+        for (name,) in tables
+    )
+    found = {name: tuple(rest) for name, *rest in connection.execute(query.encode()).fetchall()}
+    assert found["ledger"][0] == 0 < found["pg_class"][0]
+    sequences = "select sequencename, last_value from pg_sequences order by 1"
+    found["sequences"] = tuple(connection.execute(sequences).fetchall())
+    found["settings"] = tuple(connection.execute("select name, setting from pg_file_settings").fetchall())
+    roles = (
+        "select rolname, rolcreaterole, rolcreatedb, rolsuper, rolpassword is null from pg_authid"
+        " where rolname = any(%s) order by 1"
+    )
+    found["roles"] = tuple(connection.execute(roles, ([APP, READ, connection.info.user],)).fetchall())
+    return found
+
+
 def warned(ledger: PostgresLedger, user_id: int) -> None:
     command = commands.IssueWarning(target=Subject("user", user_id), reason="spam")
     at = datetime.now(UTC)
@@ -182,14 +221,15 @@ def test_neither_login_is_anybody_else_or_more_than_a_login(owner: psycopg.Conne
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
 @pytest.mark.parametrize("login", ["app", "read"])
-def test_a_login_is_refused(owner: psycopg.Connection, logins: Logins, login: str, statement: str) -> None:
+def test_a_login_is_refused(untouched: tuple[psycopg.Connection, Logins], login: str, statement: str) -> None:
+    owner, logins = untouched
     said = statement.format(owner=owner.info.user, pid=owner.info.backend_pid)
     refused(getattr(logins, login), said)
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN_TO_READ)
-def test_the_reader_is_also_refused(logins: Logins, statement: str) -> None:
-    refused(logins.read, statement)
+def test_the_reader_is_also_refused(untouched: tuple[psycopg.Connection, Logins], statement: str) -> None:
+    refused(untouched[1].read, statement)
 
 
 def refused(url: str, statement: str) -> None:
