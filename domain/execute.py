@@ -60,7 +60,11 @@ def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates
             if before := _events_of(context.command_id, history):
                 return _outcome(target, history, before, duplicate=True)
         states = _states(folded)
-        decided = decide(command, Facts(context, states))
+        try:
+            decided = decide(command, Facts(context, states))
+        except Refused as refused:
+            refused.position = max(one.seen.position for one in folded.values())
+            raise
         if not decided:
             return Outcome(events=(), duplicate=False, subject=states[stream])
         append = _append(command, context, decided, states)

@@ -23,7 +23,8 @@ NONCE_BYTES = 12
 
 
 class WrongMasterKey(Exception):
-    """This master key is not the one that the installation was begun with, or that a subject's key was wrapped by."""
+    """This master key is not the one that the installation was begun with, or that a subject's key was wrapped by. A
+    process may come to the second while it runs, where keys are rotated in another order than docs/keys.md has."""
 
 
 class DamagedText(Exception):
@@ -90,7 +91,9 @@ class MasterKey:
         for number, cipher in enumerate(self._ciphers):
             with suppress(InvalidTag, ValueError):
                 return number, cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], bound)
-        raise WrongMasterKey(f"the key of {subject} was not wrapped by this master key")
+        raise WrongMasterKey(
+            f"the key of {subject} is wrapped by a master key that this process was not given (docs/keys.md)"
+        )
 
 
 class Standing(msgspec.Struct, frozen=True):

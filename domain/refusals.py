@@ -2,7 +2,10 @@
 
 
 class Refused(Exception):
-    """A command that the rules do not allow; the text is for the caller."""
+    """A command that the rules do not allow; the text is for the caller. ``position``: of the last event in the streams
+    that it was decided on, 0 where it was refused before any was looked at."""
+
+    position = 0
 
 
 class Invalid(Refused):

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from modledger.domain import refusals
 from modledger.domain.ledger import LedgerDamaged, LedgerUnavailable
+from modledger.domain.personal_text import WrongMasterKey
 from modledger.http.views import ErrorView
 from modledger.projections.fragments import FragmentsNeeded
 
@@ -21,9 +22,14 @@ JSON = "application/json"
 # api.md §1
 BODY_LIMIT = 64 * 1024
 RETRY_AFTER = {"Retry-After": "1"}
+# api.md §1
+POSITION_HEADER = "X-Ledger-Position"
 # Of a batch that failed in the middle.
 BATCH_HEADER = "X-Batch-ID"
 NO_FRAGMENTS = "Searching for a fragment needs the PostgreSQL extension pg_trgm"
+
+# What no time will mend; the log says it in words of their own, because somebody has to see to it.
+LASTING = (LedgerDamaged, WrongMasterKey)
 
 _REFUSALS: tuple[tuple[type[refusals.Refused], int], ...] = (
     (refusals.Invalid, 400),
@@ -87,7 +93,8 @@ def problem_of(error: Exception) -> Problem | None:
         case Problem():
             return error
         case refusals.Refused():
-            return Problem(next((status for kind, status in _REFUSALS if isinstance(error, kind)), 409), str(error))
+            status = next((status for kind, status in _REFUSALS if isinstance(error, kind)), 409)
+            return Problem(status, str(error), _decided_at(error))
         # A lost connection surfaces as either of psycopg's two, wherever it is used without the reader.
         case (
             Unavailable()
@@ -99,6 +106,8 @@ def problem_of(error: Exception) -> Problem | None:
             return unavailable("Database unavailable")
         case LedgerDamaged():
             return unavailable(_sentence(str(error)))
+        case WrongMasterKey():
+            return unavailable("This server was not given a master key that others write with")
         case FragmentsNeeded():
             return Problem(501, NO_FRAGMENTS)
         case ValidationException():
@@ -106,6 +115,13 @@ def problem_of(error: Exception) -> Problem | None:
         case HTTPException() if error.status_code in _FRAMEWORK:
             return Problem(error.status_code, _FRAMEWORK[error.status_code], error.headers)
     return None
+
+
+def _decided_at(refused: refusals.Refused) -> dict[str, str]:
+    # So that the next read can be asked to show the reason. Of the state alone: who may not act learns nothing of it.
+    if refused.position and isinstance(refused, refusals.Conflict | refusals.Stale):
+        return {POSITION_HEADER: str(refused.position)}
+    return {}
 
 
 def _sentence(text: str) -> str:
@@ -131,8 +147,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
         # Not the path: it names people.
         log.error("unexpected error", exc_info=error, route=request.scope.get("path_template"))
         problem = Problem(500, "Internal server error")
-    elif isinstance(error, LedgerDamaged):
-        log.error("the ledger is inconsistent", error=str(error))
+    elif isinstance(error, LASTING):
+        log.error("somebody has to see to it", error=str(error))
     elif problem.status == 503:
         log.warning("unavailable", reason=problem.message, cause=repr(error))
     correlation_id = str(request.scope["state"]["correlation_id"])

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from litestar import Request
 
-from modledger.http.errors import bad, unavailable
+from modledger.http.errors import POSITION_HEADER, bad, unavailable
 from modledger.http.parameters import one_header
 from modledger.http.reader import Coalesced
 
 T = TypeVar("T")
 
-HEADER = "X-Ledger-Position"
+HEADER = POSITION_HEADER
 # api.md §1
 LONGEST_WAIT_S = 2.0
 _FIRST_PAUSE_S = 0.001

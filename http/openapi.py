@@ -196,6 +196,9 @@ def _headers(said: Documented, status: int) -> dict[str, OpenAPIHeader | Referen
     if (status == 200 and said.commands) or (status in (200, 304) and said.reads):
         what = "The answer is at least as fresh as this." if said.reads else "Of the command's last event."
         headers[freshness.HEADER] = _header(OpenAPIType.INTEGER, f"A position of the ledger. {what}")
+    if status in (409, 412) and said.commands:
+        what = "Of the last event that it was decided on: a read that asks for it shows why."
+        headers[freshness.HEADER] = _header(OpenAPIType.INTEGER, f"A position of the ledger. {what}")
     if status == 200 and said.sets_cookie:
         headers["Set-Cookie"] = _header(OpenAPIType.STRING, "The session begins, or the browser forgets it.")
     if said.keyed and status < 500:

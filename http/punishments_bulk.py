@@ -22,12 +22,12 @@ from modledger.domain.commands import Command
 from modledger.domain.envelope import Recorded, Subject, subject_of
 from modledger.domain.events import Issued
 from modledger.domain.execute import Outcome, execute
-from modledger.domain.ledger import Ledger, LedgerDamaged, LedgerUnavailable
+from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.subjects import MODERATOR
 from modledger.http import freshness
 from modledger.http.answers import Made, actor_of, answer_once, context_of
 from modledger.http.endpoints import STAFF, AnyRequest, command
-from modledger.http.errors import BATCH_HEADER, Problem, bad, problem_of
+from modledger.http.errors import BATCH_HEADER, LASTING, Problem, bad, problem_of
 from modledger.http.idempotency import Answer
 from modledger.http.parameters import MAX_ID, BodyId, Reason, Rule, body_rules, check_fields
 from modledger.http.punishment_changes import LIFTED_EXAMPLE, changed, issuing
@@ -250,9 +250,11 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
                     # Such as an event that only a newer program can read: what the others did is answered all the same.
                     log.exception("unexpected error", item=step.index)
                     problem = Problem(500, "Internal server error")
-                elif problem.status >= 500 and not isinstance(error, LedgerDamaged):
+                elif isinstance(error, LASTING):
+                    log.error("somebody has to see to it", error=str(error), item=step.index)
+                elif problem.status >= 500:
                     raise
-                done.append((_refused(step.index, problem), 0))
+                done.append((_refused(step.index, problem), int(problem.headers.get(freshness.HEADER, 0))))
                 continue
             made: Any = step.view(outcome)[0]
             result = BulkResultView(index=step.index, status=200, punishment=made, error=None)

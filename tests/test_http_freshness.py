@@ -8,7 +8,7 @@ import pytest
 
 from modledger.domain import commands
 from modledger.domain.envelope import Actor, Subject
-from tests.http_client import ADMIN, OTHER_ADMIN, OTHER_USER, USER, World, error_of
+from tests.http_client import ADMIN, MODERATOR, OTHER_ADMIN, OTHER_USER, OWNER, USER, World, error_of
 
 pytestmark = pytest.mark.usefixtures("unfolded")
 
@@ -40,6 +40,53 @@ def test_without_projectors_the_answer_is_to_try_again_in_a_second(world: World)
         response = world.get(path, ADMIN)
         assert "not yet at position" in error_of(response, 503)
         assert response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("who_banned", [OTHER_ADMIN, ADMIN])
+def test_a_refusal_by_the_state_bears_the_position_whose_read_shows_the_reason(world: World, who_banned: int) -> None:
+    world.catch_up()
+    world.catching_up = False
+    # By no session, so that no read waits for it of itself.
+    ban = world.act(commands.IssueBan(target=Subject("user", USER), reason="raid"), Actor("user", who_banned))
+    world.act(commands.IssueWarning(target=Subject("user", OTHER_USER), reason="x"), Actor("user", OWNER))
+    refused = world.post(f"/v1/admin/punishments/user/{USER}/ban", ADMIN, WHY)
+    assert f"punishment {ban.position}" in error_of(refused, 409)
+    # No further than what was looked at, or the client would wait for what does not concern it.
+    assert refused.headers["X-Ledger-Position"] == str(ban.position)
+    told = {"X-Ledger-Position": refused.headers["X-Ledger-Position"]}
+    error_of(world.get(SEARCH, ADMIN, headers=told), 503)
+    world.catch_up()
+    read = world.get(SEARCH, ADMIN, headers=told).json()["punishments"]
+    assert [one["id"] for one in read if one["punishment_type"] == "BAN"] == [ban.position]
+
+
+def test_so_does_one_by_the_version_and_one_in_a_batch_and_one_that_is_repeated(world: World) -> None:
+    world.catch_up()
+    world.catching_up = False
+    ban = world.act(commands.IssueBan(target=Subject("user", USER), reason="raid"), Actor("user", OTHER_ADMIN))
+    path, keyed = f"/v1/admin/punishments/user/{USER}/ban", {"Idempotency-Key": "again"}
+    stale = world.post(path, ADMIN, WHY, headers={"If-Match": '"1-0000000000000000"'})
+    batch = world.post(
+        "/v1/admin/punishments/bulk", ADMIN, {"items": [{"action": "ban", "target": "user", "id": USER, **WHY}]}
+    )
+    assert error_of(stale, 412)
+    assert [one["status"] for one in batch.json()["results"]] == [409]
+    first, second = (world.post(path, ADMIN, WHY, headers=keyed) for _ in range(2))
+    assert (first.status_code, second.headers["Idempotency-Replayed"]) == (409, "true")
+    positions = [one.headers["X-Ledger-Position"] for one in (stale, batch, first, second)]
+    assert positions == [str(ban.position)] * 4
+
+
+def test_a_refusal_of_power_says_nothing_of_how_far_the_target_is(world: World) -> None:
+    refusals = [
+        world.post(f"/v1/admin/punishments/user/{OTHER_ADMIN}/ban", ADMIN, WHY),
+        world.post(f"/v1/admin/punishments/user/{ADMIN}/warn", ADMIN, WHY),
+        world.post(f"/v1/admin/punishments/user/{USER}/ban", MODERATOR, WHY),
+        world.post("/v1/admin/punishments/999999/lift", ADMIN, WHY),
+        world.post(f"/v1/admin/punishments/user/{USER}/timeout", ADMIN, {**WHY, "expires_at": "2020-01-01T00:00:00Z"}),
+    ]
+    assert [one.status_code for one in refusals] == [403, 403, 403, 404, 400]
+    assert not any("X-Ledger-Position" in one.headers for one in refusals)
 
 
 def test_others_are_not_made_to_wait_for_a_strangers_write(world: World) -> None:

@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 
-from modledger.domain.commands import Command, Context, EraseSubject, RegisterUser
+from modledger.domain.commands import Command, Context, EraseSubject, IssueWarning, RegisterUser
 from modledger.domain.envelope import OPERATOR, Subject
 from modledger.domain.execute import execute
 from modledger.domain.personal_text import MasterKey, WrongMasterKey
@@ -22,11 +23,15 @@ from modledger.http.idempotency import bound_to as answer_of
 from modledger.http.login_codes import bound_to as code_of
 from modledger.http.resealing import reseal
 from modledger.http.sealing import Sealing
+from modledger.projections import profile
 from modledger.projections.ledger_verification import verify_ledger
+from modledger.projections.projector import checkpoint
 from modledger.workers.key_rotation import Rotated, rotate
 from tests.databases import MASTER_KEY as OLD
+from tests.http_client import ADMIN, USER, World, error_of
 from tests.postgres_processes import ask, until
 from tests.test_cli import modledger, on, refused
+from tests.test_runner import eventually, running
 
 NEW = bytes(range(200, 232))
 AT = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -40,6 +45,10 @@ def act(ledger: PostgresLedger, command: Command) -> None:
 def register(ledger: PostgresLedger, *user_ids: int) -> None:
     for user_id in user_ids:
         act(ledger, RegisterUser(user_id=user_id, username=f"user {user_id}"))
+
+
+def warning(user_id: int) -> Command:
+    return IssueWarning(target=Subject("user", user_id), reason="spam")
 
 
 def names(ledger: PostgresLedger, *user_ids: int) -> list[object]:
@@ -200,3 +209,65 @@ def test_codes_and_answers_are_sealed_anew_too(database: str) -> None:
         assert sealed is not None
         assert after.unseal(sealed[0], answer_of("user:7", "k")) == b"answer"
         assert before.unseal(sealed[0], answer_of("user:7", "k")) is None
+
+
+# -- in another order than docs/keys.md has
+
+
+def test_a_process_that_was_not_given_the_new_key_says_so_and_leaves_its_turn_to_one_that_was(
+    database: str, ledger: PostgresLedger
+) -> None:
+    register(ledger, 1)
+    with PostgresLedger(database, NEW + OLD) as ahead:
+        register(ahead, 2)
+        before = ledger.head()
+        for _ in range(2):
+            with pytest.raises(WrongMasterKey, match=r"key of user:2 .* was not given"):
+                act(ledger, warning(2))
+        assert ledger.head() == before
+        act(ledger, warning(1))
+        act(ahead, warning(2))
+
+        with psycopg.connect(database, autocommit=True) as connection, structlog.testing.capture_logs() as lines:
+            with running(ledger, database, [profile.PROJECTOR]):
+                eventually(lambda: any("was not given" in str(line.get("error")) for line in lines))
+                with running(ahead, database, [profile.PROJECTOR]):
+                    eventually(lambda: checkpoint(connection, "profile") == ledger.head())
+            assert {line["log_level"] for line in lines} == {"info", "warning"}
+            found = connection.execute("select username from profiles order by 1").fetchall()
+            assert found == [("user 1",), ("user 2",)]
+            assert connection.execute("select from projection_failures").fetchall() == []
+
+
+def test_a_process_that_still_writes_with_the_old_key_is_found_out_before_that_is_destroyed(
+    database: str, ledger: PostgresLedger
+) -> None:
+    register(ledger, 1)
+    assert rotate(database, NEW + OLD).rewrapped == 1
+    with pytest.raises(WrongMasterKey):
+        names(ledger, 1)
+    # It was running before, and nobody has restarted it: whoever has no key yet gets one that the others cannot open.
+    register(ledger, 2)
+    with PostgresLedger(database, NEW) as after, pytest.raises(WrongMasterKey, match="user:2"):
+        names(after, 2)
+    with pytest.raises(WrongMasterKey, match="user:2"):
+        rotate(database, NEW)
+    assert rotate(database, NEW + OLD).rewrapped == 1
+    with PostgresLedger(database, NEW) as after:
+        assert names(after, 1, 2) == ["user 1", "user 2"]
+
+
+def test_a_server_that_was_not_given_the_new_key_answers_503_for_whom_it_cannot_read_and_serves_the_others(
+    world: World,
+) -> None:
+    # Of the projectors there is a test above.
+    world.catching_up = False
+    with PostgresLedger(world.database, NEW + OLD) as ahead:
+        register(ahead, 4040)
+    answer = world.post("/v1/admin/punishments/user/4040/warn", ADMIN, {"reason": "spam"})
+    assert error_of(answer, 503) == "This server was not given a master key that others write with"
+    assert answer.headers["Retry-After"] == "1"
+    assert world.post(f"/v1/admin/punishments/user/{USER}/warn", ADMIN, {"reason": "spam"}).status_code == 200
+    items = [{"action": "warn", "target": "user", "id": user, "reason": "spam"} for user in (4040, USER)]
+    results = world.post("/v1/admin/punishments/bulk", ADMIN, {"items": items}).json()["results"]
+    assert [one["status"] for one in results] == [503, 200]

@@ -18,6 +18,7 @@ from modledger.domain.envelope import SYSTEM, subject_of
 from modledger.domain.execute import execute_batch
 from modledger.domain.kept_states import KeptStates
 from modledger.domain.ledger import Ledger, LedgerUnavailable
+from modledger.domain.personal_text import WrongMasterKey
 from modledger.projections.due import due_punishments, due_subscriptions
 from modledger.workers.turn import wait_for_turn
 
@@ -49,7 +50,7 @@ def _run(ledger: Ledger, conninfo: str, clock: Callable[[], datetime], stop: thr
                     # An end cannot be taken back, so of this machine's clock and the database's the one behind counts.
                     record_ends(ledger, connection, min(clock(), _time_of(connection)), done, kept)
                     kept.forget_unused()
-        except (psycopg.Error, LedgerUnavailable) as error:
+        except (psycopg.Error, LedgerUnavailable, WrongMasterKey) as error:
             log.warning("clock starts over", error=str(error))
             stop.wait(TICK_SECONDS)
         except Exception:

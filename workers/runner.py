@@ -11,6 +11,7 @@ import structlog
 
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.mapper import UnreadableEvent
+from modledger.domain.personal_text import WrongMasterKey
 from modledger.projections.projector import (
     Advance,
     Fenced,
@@ -80,7 +81,8 @@ def _run(
         except Superseded as error:
             log.warning("projector ends: start the program that made the tables", error=str(error))
             return
-        except (psycopg.OperationalError, psycopg.InterfaceError, LedgerUnavailable) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, LedgerUnavailable, WrongMasterKey) as error:
+            # Of a master key that only others were given: the turn is theirs to take meanwhile.
             log.warning("projector starts over", projector=projector.name, error=str(error))
             stop.wait(RETRY_SECONDS)
         except Exception:

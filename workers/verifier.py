@@ -10,6 +10,7 @@ import psycopg
 import structlog
 
 from modledger.domain.ledger import Ledger, LedgerUnavailable
+from modledger.domain.personal_text import WrongMasterKey
 from modledger.projections.projector import Projector
 from modledger.projections.samples import remember, verify_sample
 from modledger.workers.turn import wait_for_turn
@@ -63,7 +64,7 @@ def _run(
                                 differences=len(one.differences),
                                 first=one.differences[0].place(),
                             )
-        except (psycopg.Error, LedgerUnavailable) as error:
+        except (psycopg.Error, LedgerUnavailable, WrongMasterKey) as error:
             log.warning("verifier starts over", error=str(error))
             stop.wait(RETRY_SECONDS)
         except Exception:

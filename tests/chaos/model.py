@@ -185,6 +185,10 @@ def active(one: Open, decided: Decided) -> tuple[bool, ...]:
     return (False,) if one.end <= decided.low else (True, False)
 
 
+# The statuses of commands whose answers bear a position.
+BEARING = (200, 409)
+
+
 def seconds(moment: str | None) -> float | None:
     """Seconds since 1970 of a moment as bodies and answers bear it."""
     return None if moment is None else datetime.fromisoformat(moment).timestamp()
@@ -235,9 +239,9 @@ def _seen(read: Read) -> Seen:
 def disorder(history: History, subject: str, recorded: dict[str, int]) -> list[Call[Operation]] | None:
     """The calls at which the subject's history cannot be put in order; None when it can. Raises TooTangled.
 
-    All commands must have an order. So must those that were acknowledged together with the shared reads: these are
-    told the positions of acknowledgements and reads, and a refusal has none that they could be told.
+    All commands must have an order. So must those that were acknowledged, or refused because of the state, together
+    with the shared reads: these are told the positions of such answers and of reads. Other refusals bear none.
     """
     decided = commands_of(history, subject, recorded)
-    acted = [call for call in decided if isinstance(call.operation, Decided) and call.operation.command.status == 200]
-    return stuck_at(decided, Standing(), step) or stuck_at([*acted, *reads_of(history, subject)], Standing(), step)
+    told = [one for one in decided if isinstance(one.operation, Decided) and one.operation.command.status in BEARING]
+    return stuck_at(decided, Standing(), step) or stuck_at([*told, *reads_of(history, subject)], Standing(), step)
