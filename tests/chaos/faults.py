@@ -12,7 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tests.chaos.installation import NAMES, ROOT, SERVERS, STEPPED, Installation
+import psycopg
+
+from modledger.workers.logins import OWNER, as_login
+from modledger.workers.migrate import Migration, apply_sql, migrations
+from tests.chaos.installation import NAMES, PATIENCE_SECONDS, ROOT, SERVERS, STEPPED, Installation
 from tests.chaos.proxy import Proxy
 
 WORKERS = NAMES[2:]
@@ -31,6 +35,26 @@ class Pace(NamedTuple):
 
 LONG = Pace(stopped=10, hole=6, full=4, stepped=3)
 SHORT = Pace(stopped=1.5, hole=1, full=1, stepped=0.7)
+
+# What migrations did so far: a table, an index of the ledger, a column of a table that every request reads, and another
+# body of the function by which commands enter the ledger. Each takes a lock that appends or reads wait for.
+NEWER = Migration(
+    9000,
+    "newer",
+    "0" * 64,
+    """
+    create table newer (a integer primary key, b text);
+    create index newer_ledger on ledger (recorded_at, topic);
+    alter table sessions add column newer text;
+    do $$ begin execute pg_get_functiondef('ledger_append'::regproc); end $$;
+    """,
+)
+TAKEN_BACK = """
+    drop table if exists newer;
+    drop index if exists newer_ledger;
+    alter table sessions drop column if exists newer;
+    delete from migrations where number = 9000;
+"""
 
 Fault = Callable[[Installation, Random, Pace], None]
 
@@ -165,6 +189,26 @@ def migrate(one: Installation, rng: Random, pace: Pace) -> None:
             )
 
 
+def migrate_newer(one: Installation, rng: Random, pace: Pace) -> None:
+    """The first half of an upgrade: a migration of which the programs that run know nothing. It is taken back in the
+    end, since no newer program is here to take their place; until then one that was killed is refused at its start."""
+    owner = as_login(one.url, OWNER)
+    with suppress(psycopg.Error):
+        apply_sql(owner, [*migrations(), NEWER])
+        time.sleep(pace.stopped)
+    take_back(owner)
+
+
+def take_back(owner: str) -> None:
+    """The database without the migration, if it has it, as soon as it answers."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        with suppress(psycopg.Error), psycopg.connect(owner, connect_timeout=5) as connection:
+            connection.execute(TAKEN_BACK.encode())
+            return
+        time.sleep(0.2)
+
+
 def take_over(one: Installation, rng: Random, pace: Pace) -> None:
     """Kills the worker that leads, and lets it come back only when the other has taken its place."""
     leads = [name for name in WORKERS if one.processes[name].said("clock is active")]
@@ -196,6 +240,7 @@ FAULTS: dict[str, Fault] = {
         disk_full,
         step_clocks,
         migrate,
+        migrate_newer,
         take_over,
     )
 }
