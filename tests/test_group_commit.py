@@ -77,3 +77,22 @@ def test_a_command_that_waited_too_long_is_withdrawn() -> None:
         assert first.result() == 2
     assert group.submit(3, 30) == 6
     assert sender.calls == [[1], [3]]
+
+
+def test_a_call_that_hangs_is_waited_for_once_and_whoever_comes_later_is_told_at_once() -> None:
+    sender, now = Sender(), [0.0]
+    group = GroupCommit(sender, clock=lambda: now[0])
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(group.submit, 1, 30)
+        sender.called.wait(30)
+        now[0] = 5000.0
+        # It would wait for an hour and more, were it not for the call that began that long ago.
+        with pytest.raises(NotAnswered):
+            group.submit(2, 4999)
+        waiting = threads.submit(group.submit, 3, 5030)
+        sleep(0.3)
+        sender.let_go.set()
+        assert (first.result(), waiting.result()) == (2, 6)
+    # Once it has answered, all is as before, whatever time it is.
+    assert group.submit(4, 0.001) == 8
+    assert sender.calls == [[1], [3], [4]]
