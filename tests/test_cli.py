@@ -20,6 +20,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.workers.cli import cli
 from modledger.workers.migrate import migrations
 from tests.databases import MASTER_KEY
+from tests.product import free_port
 
 USER = 123456789012345678
 
@@ -167,15 +168,19 @@ def test_the_help_names_every_command_with_what_it_does() -> None:
     }
 
 
-@pytest.mark.parametrize("command", [["migrate"], ["serve"], ["work"], ["owner", str(USER)], ["key", "rotate"]])
-def test_a_database_of_a_newer_program_is_refused_and_left_as_it_is(command: list[str], database: str) -> None:
+@pytest.mark.parametrize("command", [["migrate"], ["up"], ["serve"], ["work"], ["owner", str(USER)], ["key", "rotate"]])
+def test_a_database_of_a_newer_program_is_refused_and_left_as_it_is(
+    command: list[str], database: str, tmp_path: Path
+) -> None:
+    settings = {**on(database), "MODLEDGER_DATA_DIR": str(tmp_path), "MODLEDGER_PORT": str(free_port())}
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("insert into migrations (number, name, checksum) values (9000, 'from_the_future', '')")
         before = connection.execute("select m::text from migrations as m order by 1").fetchall()
-        refused(modledger(*command, **on(database)), 1, "9000_from_the_future", "by a newer version; start that one")
+        refused(modledger(*command, **settings), 1, "9000_from_the_future", "by a newer version; start that one")
         assert connection.execute("select m::text from migrations as m order by 1").fetchall() == before
         # Nobody began an installation in it.
         assert connection.execute("select count(*) from installation").fetchone() == (0,)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["serve", "work"])
