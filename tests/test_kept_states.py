@@ -4,6 +4,7 @@ erasure."""
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
@@ -13,7 +14,7 @@ import pytest
 
 from modledger.domain import commands
 from modledger.domain.commands import Context, IssueBan, IssueWarning
-from modledger.domain.envelope import OPERATOR, Actor, NewEvent, Recorded, Subject
+from modledger.domain.envelope import OPERATOR, Actor, NewEvent, Recorded, Subject, subject_of
 from modledger.domain.events import ERASED, UserPrefixChanged
 from modledger.domain.execute import execute, execute_batch
 from modledger.domain.kept_states import Folded, KeptStates, load_folded
@@ -21,7 +22,7 @@ from modledger.domain.ledger import UNSEEN, Append, Appended, Ledger, Seen, Sinc
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.refusals import Conflict, Forbidden
-from modledger.domain.subjects import fold, new
+from modledger.domain.subjects import evolve, fold, fork, new
 from tests.databases import MASTER_KEY
 from tests.ledger_faults import dumped, lose_key, lose_since, restore
 from tests.scenario import ADMIN, DAY, NAMESPACE, NOW
@@ -404,3 +405,61 @@ def test_what_a_long_stream_leaves_behind_is_small(ledger: PostgresLedger) -> No
     assert found["user:1"].seen == UNSEEN.and_then(ledger.load(["user:1"])["user:1"])
     assert found["user:1"].state.version == 1000
     assert kept.bytes < 4096
+
+
+# -- what is kept is nobody's to change
+
+
+def told(ledger: Ledger) -> None:
+    """A user, a guild and a bot, each with what changes fields and what changes a table of its state."""
+    hire(ledger)
+    guild = Subject("guild", 7)
+    for number, command in enumerate(
+        (
+            commands.RegisterUser(user_id=1, username="first"),
+            IssueBan(target=TARGET, reason="raid"),
+            IssueWarning(target=TARGET, reason="spam"),
+            commands.UpdateUser(user_id=1, username="second"),
+            commands.LiftPunishment(target=TARGET, number=2, reason="a mistake"),
+            IssueBan(target=TARGET, reason="raid again"),
+            commands.RegisterGuild(guild_id=7, name="Harbour", owner_id=5),
+            IssueBan(target=guild, reason="spam"),
+            commands.UpdateGuild(guild_id=7, name="Haven"),
+            commands.AmendPunishment(target=guild, number=2, reason="spam, and a lot of it"),
+            commands.RegisterBot(bot_id=9, name="helper", owner_id=5),
+            commands.UpdateBot(bot_id=9, name="servant"),
+        )
+    ):
+        execute(ledger, command, by(OPERATOR, f"told {number}"))
+
+
+@pytest.mark.parametrize("stream", ["user:1", "guild:7", "bot:9"])
+def test_whoever_goes_on_from_a_kept_state_leaves_it_as_it_was(stream: str) -> None:
+    ledger = MemoryLedger(lambda: NOW)
+    told(ledger)
+    events = ledger.load([stream])[stream]
+    whole = fold(subject_of(stream), events)
+    for after in range(1, len(events)):
+        kept = Folded(state=new(subject_of(stream)), seen=UNSEEN).and_then(events[:after])
+        before = deepcopy(kept.state)
+        later = [kept.and_then(events[after:until]) for until in (after + 1, len(events))]
+        assert later[-1].state == whole != before
+        assert later[0].state == fold(subject_of(stream), events[: after + 1])
+        mine = fork(kept.state)
+        assert mine == before
+        for happened in events[after:]:
+            evolve(mine, happened)
+        assert mine == whole
+        assert kept.state == before
+
+
+def test_a_batch_goes_on_folding_without_a_trace_in_what_is_kept(watched: WatchedLedger) -> None:
+    kept = KeptStates()
+    warn(watched, kept, "first")
+    before = deepcopy({stream: one.state for stream, one in kept.find([str(TARGET), str(ADMIN)]).items()})
+    assert len(before) == 2
+    ban = (IssueBan(target=TARGET, reason="raid"), by(ADMIN, "ban"))
+    warning = (IssueWarning(target=TARGET, reason="spam"), by(ADMIN, "warning"))
+    assert [len(one.events) for one in execute_batch(watched, [ban, warning], kept)] == [1, 1]
+    assert {stream: one.state for stream, one in kept.find(before).items()} == before
+    assert warn(watched, kept, "afterwards") == watched.head()
