@@ -2,8 +2,9 @@
 trusted with codes gets none."""
 
 import ast
+import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,9 +15,11 @@ from modledger.domain import commands
 from modledger.domain.envelope import SYSTEM
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.http import authentication, login_codes
-from modledger.http.keys import create_key
-from modledger.http.sessions import COOKIE
-from tests.http_client import ADMIN, NAMES, OWNER, SETTINGS, UNKNOWN, USER, World, error_of, started
+from modledger.http.keys import create_key, new_key
+from modledger.http.login_codes import new_code
+from modledger.http.sealing import Sealing
+from modledger.http.sessions import COOKIE, new_session
+from tests.http_client import ADMIN, MASTER_KEY, NAMES, NOW, OWNER, SETTINGS, UNKNOWN, USER, World, error_of, started
 from tests.recording_proxy import Recorded, recorded
 
 REQUEST = "/v1/authentication/request"
@@ -154,7 +157,51 @@ def test_codes_are_found_by_a_keyed_hash_or_compared_in_constant_time() -> None:
     assert "sealing.lookup" in calls
 
 
+def test_what_is_stored_of_a_code_takes_the_master_key_to_make(world: World) -> None:
+    code = code_of(world, USER)
+    ((stored,),) = world.query("select code_hash from login_codes")
+    assert stored == Sealing(MASTER_KEY).lookup(code) != Sealing(bytes(32)).lookup(code)
+    # Or all 36⁸ could be tried at home by whoever has a copy of the table.
+    assert not any(
+        hashlib.new(name, code.encode()).digest()[:32] == stored
+        for name in hashlib.algorithms_guaranteed
+        if not name.startswith("shake")
+    )
+
+
+def test_what_is_sealed_for_one_opens_for_no_other(world: World) -> None:
+    mine, others = code_of(world, USER), code_of(world, ADMIN)
+    moved = "update login_codes set sealed_code = (select sealed_code from login_codes where user_id = %s)"
+    assert world.query(f"{moved} where user_id = %s returning user_id", ADMIN, USER) == [(USER,)]
+    assert fetch(world, world.bot_key(TRUSTED)).json() == {"code": None}
+    assert world.post(VERIFY, json={"code": mine}).status_code == 200
+    keyed = {"Idempotency-Key": "once", "X-API-Key": world.bot_key(TRUSTED)}
+    asked: dict[str, Any] = {"json": {"discord_id": ADMIN}}
+    assert world.post(FETCH, **asked, headers=keyed).json() == {"code": others}
+    assert world.query("update idempotency_keys set key = 'another' where key = 'once' returning 1") == [(1,)]
+    again = world.post(FETCH, **asked, headers={**keyed, "Idempotency-Key": "another"})
+    assert "Idempotency-Replayed" not in again.headers
+
+
 # -- sessions
+
+
+@pytest.mark.parametrize(
+    ("made", "characters", "values"),
+    [
+        pytest.param(lambda: new_session(1, 0, NOW, None, None)[0], 43, 64, id="token"),
+        pytest.param(lambda: new_key("bot")[0].removeprefix("hbot_"), 43, 64, id="key of a bot"),
+        pytest.param(lambda: new_key("public")[0].removeprefix("hpub_"), 43, 64, id="public key"),
+        pytest.param(new_code, 8, 36, id="code"),
+    ],
+)
+def test_every_character_of_a_secret_is_drawn_anew(made: Callable[[], str], characters: int, values: int) -> None:
+    """256 bits are 42 characters of 6 and one of 4; of 36 there are no more than eight."""
+    columns = list(zip(*(made() for _ in range(400)), strict=True))
+    assert len(columns) == characters
+    found = [len(set(column)) for column in columns]
+    assert all(count > values // 2 for count in found[: min(characters, 42)])
+    assert found[-1] > 8
 
 
 def test_a_session_cannot_be_planted_whatever_cookie_a_log_in_brings(world: World) -> None:
