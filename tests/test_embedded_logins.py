@@ -19,6 +19,7 @@ from modledger.workers.migrate import migrate, require_migrated
 from modledger.workers.postgres import EmbeddedPostgres
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
+from tests.postgres_processes import copy_cluster, server_for_tests
 from tests.postgres_server import fast_folder
 from tests.product import Product
 
@@ -72,9 +73,11 @@ def superuser_of(product: Product) -> str:
     return f"postgresql:///modledger?host={lines[4]}&port={lines[3]}&user=postgres"
 
 
-def test_an_installation_of_one_role_is_brought_along_with_all_that_is_in_it(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    server = EmbeddedPostgres(tmp_path / "postgres")
+def test_an_installation_of_one_role_is_brought_along_with_all_that_is_in_it(
+    cluster_place: Path, stopped_cluster: Path
+) -> None:
+    settings = Settings(data_dir=cluster_place)
+    server = EmbeddedPostgres(copy_cluster(stopped_cluster, cluster_place / "postgres"))
     superuser = server.attach()
     migrate(superuser)
     PostgresLedger(superuser, MASTER_KEY).close()
@@ -94,8 +97,8 @@ def test_an_installation_of_one_role_is_brought_along_with_all_that_is_in_it(tmp
     server.detach()
 
 
-def test_processes_that_start_at_once_make_the_logins_once(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+def test_processes_that_start_at_once_make_the_logins_once(pg_root: Path) -> None:
+    server = server_for_tests(pg_root)
     superuser = server.attach()
     with ThreadPoolExecutor(6) as threads:
         made = list(threads.map(embedded, [superuser] * 6))
