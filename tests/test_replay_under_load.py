@@ -1,17 +1,18 @@
 """`make bench-replay`, in small: everything is rebuilt on a product in use, and a changed byte is found and named."""
 
+import tempfile
 from pathlib import Path
 
 from bench.replay_under_load import render, run
 from modledger.projections.catalog import PROJECTORS
+from tests.postgres_server import fast_folder
 
-EVENTS = 3_000
+EVENTS = 1_500
 
 
-def test_everything_is_rebuilt_under_load_without_a_failed_or_stale_answer_and_a_changed_byte_is_named(
-    tmp_path: Path,
-) -> None:
-    report = run(EVENTS, tmp_path / "data", sessions=2, pause=0.5)
+def test_everything_is_rebuilt_under_load_without_a_failed_or_stale_answer_and_a_changed_byte_is_named() -> None:
+    with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
+        report = run(EVENTS, Path(folder) / "data", sessions=2, pause=0.2)
     assert report.wrong == []
     assert (report.done.get("failed", 0), report.done.get("stale", 0)) == (0, 0)
     assert report.done["commands"] > 20
