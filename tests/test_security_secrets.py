@@ -6,9 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
+from tests.postgres_server import fast_folder
 from tests.product import Answer, Product
 
 USER, STAFF = "200000000000000001", "999888777666555444"
@@ -33,10 +38,21 @@ def cookie_of(answer: Answer) -> str:
     return found[1]
 
 
-def test_no_token_code_key_or_password_is_ever_written_or_answered(tmp_path: Path) -> None:
-    product = Product(
-        tmp_path / "data", MODLEDGER_LOG_LEVEL="debug", MODLEDGER_ACCESS_LOG="all", MODLEDGER_DRAIN_SECONDS="0"
-    )
+@pytest.fixture
+def product() -> Iterator[Product]:
+    with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
+        made = Product(
+            Path(folder) / "data",
+            MODLEDGER_LOG_LEVEL="debug",
+            MODLEDGER_ACCESS_LOG="all",
+            MODLEDGER_DRAIN_SECONDS="0",
+        )
+        yield made
+        if made.process is not None and made.process.poll() is None:
+            made.stop()
+
+
+def test_no_token_code_key_or_password_is_ever_written_or_answered(product: Product) -> None:
     product.start()
     try:
         secrets, refusals = run(product)
