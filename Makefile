@@ -29,15 +29,20 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev ## Run the tests (TESTS="tests/test_settings.py -k port" for some of them)
 	@$(PY) -m pytest -n 4 --dist worksteal $(TESTS)
 
-check: $(VENV)/.dev ## Lint, formatting, strict types, and holes known in what we depend on
+check: $(VENV)/.bench ## Lint, formatting, strict types, and holes known in what we depend on
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PY) -m mypy .ci/start_installed.py .ci/audit_dependencies.py
 	@$(PY) .ci/audit_dependencies.py
 
-bench: $(VENV)/.dev ## Measure appends, replay and requests on this machine
+bench: $(VENV)/.bench ## Measure everything beside what one would pick instead (BENCH_SIZE=1m, 100k or 10m)
 	@exec $(PY) -m bench
+
+# Of the parts in bench/table.py one: reads, search, append, commands, catch-up, rebuild, visible, import, memory; or the
+# data set alone: data.
+bench-%: $(VENV)/.bench
+	@exec $(PY) -m bench $*
 
 bench-replay: $(VENV)/.dev ## Rebuild everything under load, and find a changed byte (EVENTS=1000000)
 	@exec $(PY) -m bench.replay_under_load $(EVENTS)
@@ -52,9 +57,10 @@ format: $(VENV)/.dev ## Put every file into the house format
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-requirements: $(VENV)/.dev ## Resolve pyproject.toml anew into the three pinned, hashed files
+requirements: $(VENV)/.dev ## Resolve pyproject.toml anew into the four pinned, hashed files
 	@$(COMPILE) --upgrade --output-file requirements.txt pyproject.toml
 	@$(COMPILE) --upgrade --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	@$(COMPILE) --upgrade --extra bench --constraint requirements.txt --output-file requirements-bench.txt pyproject.toml
 	@$(COMPILE) --upgrade --only-build-deps --all-build-deps --output-file requirements-build.txt pyproject.toml
 
 clean: ## Remove the environment and all caches; the data in .data/ stays
@@ -76,6 +82,12 @@ $(VENV)/.run: requirements-build.txt requirements.txt pyproject.toml | $(PY)
 	@echo "Installing what running needs"
 	@$(PIP_INSTALL) --require-hashes -r requirements-build.txt -r requirements.txt
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What the benchmark compares with.
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.dev
+	@echo "Installing what the benchmark compares with"
+	@$(PIP_INSTALL) --require-hashes -r requirements-bench.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run

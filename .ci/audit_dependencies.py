@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FILES = ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
+FILES = ("requirements.txt", "requirements-build.txt", "requirements-dev.txt", "requirements-bench.txt")
 GIVE_UP_SECONDS = 300
 
 

@@ -1,9 +1,8 @@
 """How fast events get into the ledger, one command at a time and in batches."""
 
 import os
-import re
 import subprocess
-import tempfile
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +16,17 @@ from uuid import uuid4
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
-from bench.library import recorder
-from bench.measure import Effort, Row, in_turn, row
+from bench.measure import in_turn
+from bench.peers.library import recorder
+from bench.reads import run_pgbench
 from bench.server import create_database
+from bench.table import Result
+from bench.world import World
 from modledger.domain.envelope import Actor, NewEvent
 from modledger.domain.events import UserWarned
 from modledger.domain.ledger import Append
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.workers.migrate import migrate
-from modledger.workers.postgres import postgres_bin
 
 T = TypeVar("T")
 
@@ -43,8 +44,9 @@ PLAIN = """
 ONE = "insert into plain (stream, version, topic, state, recorded_at, command_id, actor, via) select {} "
 
 
-def measure(conninfo: str, effort: Effort) -> list[Row]:
-    """The rows of this part; ``conninfo`` is a superuser's, databases are made on that server."""
+def measure(world: World) -> dict[str, Result | str]:
+    """On databases of its own, on a server of the run."""
+    conninfo, effort, key = world.scratch(), world.effort, os.urandom(32)
     plain = create_database(conninfo, "append_plain")
     ours = create_database(conninfo, "append_ours")
     theirs = create_database(conninfo, "append_library")
@@ -52,15 +54,16 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
     with psycopg.connect(plain, autocommit=True) as connection:
         connection.execute(PLAIN)
     with ExitStack() as stack:
-        ledger = stack.enter_context(PostgresLedger(ours, os.urandom(32)))
+        ledger = stack.enter_context(PostgresLedger(ours, key))
         library = stack.enter_context(recorder(theirs))
         numbers = count(1)
         ledger.append(next(warnings(0)))
         state = _state(ours)
-        one, many = _scripts(state, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        one, many = _scripts(state, world.folder())
         writers = [warnings(next(numbers) * STREAMS) for _ in range(1 + THREADS)]
         records = [stored(state) for _ in range(1 + THREADS)]
         batches, stored_batches = warnings(next(numbers) * STREAMS), stored(state)
+        lost: list[float] = []
 
         def append(mine: Iterator[Append]) -> None:
             ledger.append(next(mine))
@@ -68,41 +71,103 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
         def insert(mine: Iterator[StoredEvent]) -> None:
             library.insert_events([next(mine)])
 
+        def followed(work: Callable[[], float]) -> Callable[[], float]:
+            return lambda: _followed(ledger, work, lost)
+
         seconds = effort.seconds
         figures = in_turn(
             {
-                "ours 1": lambda: _at_once([lambda: append(writers[0])], seconds),
-                "floor 1": lambda: _pgbench(plain, one, 1, seconds),
-                "peer 1": lambda: _at_once([lambda: insert(records[0])], seconds),
-                "ours 8": lambda: _at_once([lambda w=w: append(w) for w in writers[1:]], seconds),  # type: ignore[misc]
-                "floor 8": lambda: _pgbench(plain, one, THREADS, seconds),
+                "ours processes": followed(lambda: _processes("ours", ours, key, state, numbers, seconds)),
+                "peer processes": lambda: _processes("library", theirs, key, state, numbers, seconds),
+                "ours 8": followed(
+                    lambda: _at_once([lambda w=w: append(w) for w in writers[1:]], seconds)  # type: ignore[misc]
+                ),
+                "floor 8": lambda: run_pgbench(plain, one, THREADS, seconds),
                 "peer 8": lambda: _at_once([lambda r=r: insert(r) for r in records[1:]], seconds),  # type: ignore[misc]
+                "ours 1": lambda: _at_once([lambda: append(writers[0])], seconds),
+                "floor 1": lambda: run_pgbench(plain, one, 1, seconds),
+                "peer 1": lambda: _at_once([lambda: insert(records[0])], seconds),
                 "ours batch": lambda: _in_batches(ledger.append_batch, batches, seconds),
-                "floor batch": lambda: BATCH * _pgbench(plain, many, 1, seconds),
+                "floor batch": lambda: BATCH * run_pgbench(plain, many, 1, seconds),
                 "peer batch": lambda: _in_batches(library.insert_events, stored_batches, seconds),
             },
             effort.rounds,
         )
-    return [
-        row(
-            "append",
-            name,
-            "events/s",
-            figures[f"ours {key}"],
-            floor=(floor, figures[f"floor {key}"]),
-            peer=(peer, figures[f"peer {key}"]),
-            note=f"{len(state)} bytes of state; ours encodes and encrypts, floor and peer get the bytes",
+    note = f"{len(state)} bytes of state; ours encodes and encrypts, floor and peer get the bytes"
+    named = {"append": ("processes", "8"), "append grouped": ("8", "8"), "append one": ("1", "1")}
+    named["append batch"] = ("batch", "batch")
+    found: dict[str, Result | str] = {
+        name: Result(
+            figure=figures[f"ours {mine}"], floor=figures[f"floor {floor}"], peer=figures[f"peer {mine}"], note=note
         )
-        for key, name, floor, peer in (
-            ("1", "append, one event a command, 1 thread", INSERT.format(1), RECORDER),
-            ("8", f"append, one event a command, {THREADS} threads", INSERT.format(THREADS), RECORDER),
-            ("batch", f"append_batch of {BATCH:,} commands", f"pgbench, {BATCH:,} rows an INSERT", RECORDER),
+        for name, (mine, floor) in named.items()
+    }
+    found["append lost"] = Result(
+        figure=lost, note="a reader that asks for what follows its last position, all the time"
+    )
+    return found
+
+
+def _followed(ledger: PostgresLedger, work: Callable[[], float], lost: list[float]) -> float:
+    """What ``work`` answers; meanwhile a tail reader counts, and is compared with the table afterwards."""
+    began, over, seen = ledger.head(), threading.Event(), [0]
+
+    def follow() -> None:
+        after = began
+        while True:
+            # Seen before the look, so that a look that finds nothing after it is the last.
+            ended = over.is_set()
+            found = ledger.read(after, 1_000)
+            seen[0] += len(found)
+            if found:
+                after = found[-1].position
+            elif ended:
+                return
+            else:
+                time.sleep(0.001)
+
+    thread = threading.Thread(target=follow, name="tail", daemon=True)
+    thread.start()
+    try:
+        figure = work()
+    finally:
+        over.set()
+        thread.join()
+    after, there = began, 0
+    while found := ledger.read(after, 5_000):
+        there, after = there + len(found), found[-1].position
+    lost.append(there - seen[0])
+    return figure
+
+
+def _processes(kind: str, conninfo: str, key: bytes, state: bytes, numbers: Iterator[int], seconds: float) -> float:
+    """Events a second of ``THREADS`` processes together."""
+    environment = os.environ | {"BENCH_KEY": key.hex(), "BENCH_STATE": state.hex()}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.writers", kind, conninfo, str(next(numbers) * STREAMS), str(seconds)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        for _ in range(THREADS)
     ]
-
-
-INSERT = "pgbench INSERT into a plain table, no order, connections: {}"
-RECORDER = "eventsourcing PostgresApplicationRecorder, defaults"
+    try:
+        for process in started:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError("a writer did not start")
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate()[0].split() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return sum(int(done) / float(took) for done, took in said)
 
 
 def warnings(first_user: int) -> Iterator[Append]:
@@ -188,22 +253,3 @@ def _scripts(state: bytes, folder: Path) -> tuple[Path, Path]:
     one.write_text(ONE.format(values) + ";\n")
     many.write_text(ONE.format(values) + f"from generate_series(1, {BATCH});\n")
     return one, many
-
-
-def _pgbench(conninfo: str, script: Path, clients: int, seconds: float) -> float:
-    """Transactions a second."""
-    said = subprocess.run(
-        [
-            postgres_bin(None) / "pgbench",
-            *("--no-vacuum", "--protocol=prepared", f"--file={script}"),
-            *(f"--client={clients}", f"--jobs={min(clients, os.cpu_count() or 1)}", f"--time={max(1, round(seconds))}"),
-            conninfo,
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = re.search(r"^tps = ([0-9.]+)", said.stdout, re.MULTILINE)
-    if found is None or "failed transactions: 0 " not in said.stdout:
-        raise RuntimeError(f"pgbench says:\n{said.stdout}\n{said.stderr}")
-    return float(found[1])

@@ -9,10 +9,12 @@ from typing import Any
 import psycopg
 from eventsourcing.projection import ProjectionRunner
 
-from bench import library
 from bench.history import fill, history
-from bench.measure import Effort, Rounds, Row, in_turn, row
+from bench.measure import Effort, in_turn
+from bench.peers import library
 from bench.server import create_database
+from bench.table import Result
+from bench.world import World
 from modledger.domain.ledger import Ledger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import punishments
@@ -31,9 +33,10 @@ COPY = """
 """
 
 
-def measure(conninfo: str, effort: Effort) -> list[Row]:
-    """The rows of this part. Each round folds the next share of the ledger, so that tables grow as they really do."""
-    ours, theirs = create_database(conninfo, "catch_up_ours"), create_database(conninfo, "catch_up_library")
+def measure(world: World) -> dict[str, Result | str]:
+    """Each round folds the next share of the ledger, so that tables grow as they really do."""
+    conninfo, effort = world.scratch(), world.effort
+    ours = create_database(conninfo, "catch_up_ours")
     migrate(ours)
     found = history(effort.events)
     with PostgresLedger(ours, os.urandom(32)) as ledger, psycopg.connect(ours, autocommit=True) as connection:
@@ -45,50 +48,22 @@ def measure(conninfo: str, effort: Effort) -> list[Row]:
             projector.name: _turns(bounds, lambda _, b, p=projector: _fold(connection, p, ledger, b))  # type: ignore[misc]
             for projector in PROJECTORS
         }
-        turns["read"] = _turns(bounds, lambda a, b: _read(ledger, a, b))
         turns["copy"] = _turns(bounds, lambda a, b: _copy(connection, a, b))
-        peer = _Peer(theirs, max(100, int(len(found) * PEER_SHARE / effort.rounds)), effort.rounds)
+        peer = Peer(conninfo, effort)
         turns["peer"] = peer.turn
         figures = in_turn(turns, effort.rounds)
-    return _rows(figures, f"{len(found):,} events, {effort.rounds} shares, batches of {BATCH:,}", peer.share)
-
-
-def _rows(figures: Rounds, note: str, share: int) -> list[Row]:
-    alone = figures["punishments"]
     # One after the other: the times of a round add up.
-    everyone = [1 / sum(1 / figures[p.name][n] for p in PROJECTORS) for n in range(len(alone))]
-    copied = "COPY of the same events, thrown away"
-    runner = (
-        f"eventsourcing ProjectionRunner: one upsert and one tracking record an event in one transaction into the same"
-        f" table with the same indexes, without the tables beside it; plain text; {share:,} events a round"
-    )
-    return [
-        row(
-            "catch-up",
-            f"catch-up, all {len(PROJECTORS)} projectors one after the other",
-            "events/s",
-            everyone,
-            floor=(f"{copied}, {len(PROJECTORS)} times", [rate / len(PROJECTORS) for rate in figures["copy"]]),
-            note=note,
+    everyone = [1 / sum(1 / figures[p.name][n] for p in PROJECTORS) for n in range(effort.rounds)]
+    note = f"{len(found):,} events in {effort.rounds} shares, batches of {BATCH:,}; the peer {peer.share:,} a round"
+    return {
+        "catch-up": Result(figure=figures["punishments"], floor=figures["copy"], peer=figures["peer"], note=note),
+        "catch-up all": Result(
+            figure=everyone,
+            floor=[rate / len(PROJECTORS) for rate in figures["copy"]],
+            peer=figures["peer"],
+            note=f"{len(PROJECTORS)} projectors, of which the peer is one",
         ),
-        row(
-            "catch-up",
-            "catch-up, punishments alone",
-            "events/s",
-            alone,
-            floor=(copied, figures["copy"]),
-            peer=(runner, figures["peer"]),
-            note=note,
-        ),
-        row(
-            "catch-up",
-            "Ledger.read (decrypt, decode, no fold)",
-            "events/s",
-            figures["read"],
-            floor=(copied, figures["copy"]),
-            note=note,
-        ),
-    ]
+    }
 
 
 def _turns(bounds: list[tuple[int, int]], work: Callable[[int, int], None]) -> Callable[[], float]:
@@ -110,24 +85,20 @@ def _fold(connection: psycopg.Connection[Any], projector: Projector[Any], ledger
         reached = advance(connection, projector, ledger, min(BATCH, until - reached)).position
 
 
-def _read(ledger: Ledger, after: int, until: int) -> None:
-    while after < until:
-        after = ledger.read(after, min(BATCH, until - after))[-1].position
-
-
 def _copy(connection: psycopg.Connection[Any], after: int, until: int) -> None:
     with connection.cursor() as cursor, cursor.copy(COPY.format(after, until).encode()) as rows:
         for _ in rows:
             pass
 
 
-class _Peer:
+class Peer:
     """The library's runner over a shorter history of fewer users, of the same mix and dates; a share at each turn."""
 
-    def __init__(self, conninfo: str, share: int, rounds: int) -> None:
-        self.share = share
+    def __init__(self, server: str, effort: Effort) -> None:
+        conninfo = create_database(server, "catch_up_library")
+        self.share = max(100, int(effort.events * PEER_SHARE / effort.rounds))
         self._environment = library.environment(conninfo)
-        self._rest = iter(history(share * rounds))
+        self._rest = iter(history(self.share * effort.rounds))
         with psycopg.connect(conninfo, autocommit=True) as connection:
             create(connection.cursor(), punishments.TABLE)
 

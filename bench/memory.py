@@ -78,9 +78,13 @@ def _name(pid: int, parents: Mapping[int, int], roots: Mapping[int, str]) -> str
 
 
 def _peak(pid: int, alone: bool) -> int:
+    return of(pid, "RssAnon" if alone else "VmHWM")
+
+
+def of(pid: int, field: str) -> int:
+    """MiB of a process: ``VmRSS`` it has now, ``VmHWM`` it had at most. 0 where the kernel does not tell."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    field = "RssAnon" if alone else "VmHWM"
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith(field)), 0)

@@ -27,7 +27,7 @@ import psycopg
 
 from bench.measure import machine
 from bench.memory import Peaks, watched
-from bench.requests import free_port, token_of
+from bench.processes import free_port, token_of
 from bench.sessions import Person, Session, Tally, Work, searcher, staff, viewer
 from modledger.domain.subjects import ADMIN
 from modledger.workers.demo import DEMO_ROLES

@@ -1,4 +1,4 @@
-"""The bench's own PostgreSQL: embedded, durable, in a folder that goes away with it."""
+"""PostgreSQL for what needs no data set: embedded, durable, in a folder that goes away with it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,14 +16,22 @@ def server() -> Iterator[str]:
     """The URL of a superuser on a fresh server. Not in memory (unless TMPDIR is): a commit costs a real fsync."""
     with tempfile.TemporaryDirectory(prefix="modledger-bench-") as folder:
         postgres = EmbeddedPostgres(Path(folder) / "postgres")
-        yield postgres.attach()
-        postgres.stop()
-        postgres.detach()
+        try:
+            yield postgres.attach()
+        finally:
+            postgres.stop()
+            postgres.detach()
 
 
 def create_database(conninfo: str, name: str) -> str:
-    """A new database on the server; its URL."""
+    """A new and empty database on the server, in the place of one of that name; its URL."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    return named(conninfo, name)
+
+
+def named(conninfo: str, name: str) -> str:
+    """The same URL for another database of the server."""
     before, _, after = conninfo.partition(":///")
     return f"{before}:///{name}?{after.partition('?')[2]}"

@@ -36,6 +36,7 @@ TOP_LEVEL = {
     "http",
     "projections",
     "pyproject.toml",
+    "requirements-bench.txt",
     "requirements-build.txt",
     "requirements-dev.txt",
     "requirements.txt",
@@ -183,7 +184,9 @@ def test_no_file_names_where_packages_come_from() -> None:
     assert named == {}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-build.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-dev.txt", "requirements-build.txt", "requirements-bench.txt"]
+)
 def test_a_requirements_file_holds_exact_versions_with_hashes_and_no_addresses(name: str) -> None:
     lines = (ROOT / name).read_text("ascii").replace("\\\n", " ").splitlines()
     pins = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
