@@ -22,7 +22,7 @@ def main(kind: str, conninfo: str, first_user: str, seconds: str) -> None:
             _run(lambda: ledger.append(next(source)), float(seconds))
     else:
         state = bytes.fromhex(os.environ["BENCH_STATE"])
-        with recorder(conninfo) as library:
+        with recorder(conninfo, create_table=False) as library:
             events = stored(state)
             library.insert_events([next(events)])
             _run(lambda: library.insert_events([next(events)]), float(seconds))

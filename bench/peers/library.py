@@ -37,10 +37,11 @@ def environment(conninfo: str) -> dict[str, str]:
 
 
 @contextmanager
-def recorder(conninfo: str) -> Iterator[PostgresApplicationRecorder]:
-    """The library's recorder on a table that it makes itself."""
+def recorder(conninfo: str, *, create_table: bool = True) -> Iterator[PostgresApplicationRecorder]:
+    """The library's recorder on a table that it makes itself, unless another process already did: several that do it at
+    the same time stop each other."""
     factory: InfrastructureFactory[TrackingRecorder] = InfrastructureFactory.construct(
-        Environment("library", environment(conninfo))
+        Environment("library", environment(conninfo) | {"CREATE_TABLE": "y" if create_table else "n"})
     )
     made = factory.application_recorder()
     assert isinstance(made, PostgresApplicationRecorder)
