@@ -80,30 +80,29 @@ def _measure(effort: Effort, home: Path, parts: list[str], results: Path, consol
     if not has_wrk():
         console.print(f"{NO_WRK}: what needs it is not measured", style="bold")
     found: dict[str, Result | str] = {}
+    rows: list[Row] = []
     with World(effort, home, console) as world:
         if _NEED_DATA & set(parts):
             world.data(effort.beside)
             world.data()
+        ran_on = machine(world.data().superuser if _NEED_DATA & set(parts) else world.scratch())
+        ran_on |= {"punishments": f"{effort.punishments:,}", "rounds": f"{effort.rounds} of {effort.seconds:g} s"}
         began, load = time.monotonic(), getloadavg()[0]
         for part in parts:
             at = time.monotonic()
             found |= PARTS[part](world)
             console.print(f"measured {part} in {time.monotonic() - at:.0f} s", style="dim", highlight=False)
-        ran_on = machine(world.data().superuser if _NEED_DATA & set(parts) else world.scratch())
-    ran_on |= {
-        "load": f"{load:.1f} at the beginning, {getloadavg()[0]:.1f} at the end",
-        "punishments": f"{effort.punishments:,}",
-        "rounds": f"{effort.rounds} of {effort.seconds:g} s",
-    }
-    rows = rows_of(parts, found)
-    for row in rows:
-        row.ran_on = ran_on
+            ran_on["load"] = f"{load:.1f} at the beginning, {getloadavg()[0]:.1f} at the end"
+            # After each part: who stops a run keeps what it has found.
+            rows = rows_of(parts, found)
+            for row in rows:
+                row.ran_on = ran_on
+            results.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
     console.print(render(rows))
     for number, text in enumerate(_footnotes(rows), start=1):
         console.print(f"({number}) {text}", highlight=False)
     console.print(", ".join(f"{name} {value}" for name, value in ran_on.items()), highlight=False)
     console.print(f"{time.monotonic() - began:.0f} s, without making data sets", highlight=False)
-    results.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
 
 
 _NEED_DATA = {"reads", "search", "commands", "rebuild", "visible", "memory"}

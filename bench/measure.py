@@ -29,7 +29,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
 
     punishments: int = 1_000_000
     rounds: int = 3
-    seconds: float = 3.0
+    seconds: float = 2.0
     events: int = 60_000
     records: int = 40_000
     requests: int = 1_000_000

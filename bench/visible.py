@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import count
 from statistics import median
@@ -124,13 +124,13 @@ def _send(port: int, cookies: Sequence[str], members: Sequence[int], seconds: fl
     wrong: list[Exception] = []
 
     def send(cookie: str) -> None:
-        asked = _Asked(port, cookie)
-        while (number := next(turns)) < total and not wrong:
-            time.sleep(max(0.0, began + number / COMMANDS_A_SECOND - time.perf_counter()))
-            try:
-                asked.warn(members[number % len(members)])
-            except (OSError, RuntimeError) as error:
-                wrong.append(error)
+        with closing(_Asked(port, cookie)) as asked:
+            while (number := next(turns)) < total and not wrong:
+                time.sleep(max(0.0, began + number / COMMANDS_A_SECOND - time.perf_counter()))
+                try:
+                    asked.warn(members[number % len(members)])
+                except (OSError, RuntimeError) as error:
+                    wrong.append(error)
 
     threads = [threading.Thread(target=send, args=(cookies[n % len(cookies)],)) for n in range(SENDERS)]
     for thread in threads:
@@ -144,18 +144,18 @@ def _send(port: int, cookies: Sequence[str], members: Sequence[int], seconds: fl
 
 def _own_writes(port: int, cookie: str, members: Sequence[int]) -> tuple[list[float], list[float]]:
     """Milliseconds of a read right after a write of the same session, and of the same read once more."""
-    asked = _Asked(port, cookie)
     mine: list[float] = []
     again: list[float] = []
-    for member in members[:OWN_WRITES]:
-        position = asked.warn(member)
-        path = f"/v1/admin/punishments/search?user_id={member}&limit=1&sort=-created_at"
-        for took in (mine, again):
-            began = time.perf_counter()
-            found = asked.ask("GET", path)
-            took.append((time.perf_counter() - began) * 1000)
-            if found["punishments"][0]["id"] != position:
-                raise RuntimeError(f"{path} does not have {position}: {found}")
+    with closing(_Asked(port, cookie)) as asked:
+        for member in members[:OWN_WRITES]:
+            position = asked.warn(member)
+            path = f"/v1/admin/punishments/search?user_id={member}&limit=1&sort=-created_at"
+            for took in (mine, again):
+                began = time.perf_counter()
+                found = asked.ask("GET", path)
+                took.append((time.perf_counter() - began) * 1000)
+                if found["punishments"][0]["id"] != position:
+                    raise RuntimeError(f"{path} does not have {position}: {found}")
     return mine, again
 
 
@@ -165,6 +165,9 @@ class _Asked:
     def __init__(self, port: int, cookie: str) -> None:
         self._connection = http.client.HTTPConnection(HOST, port, timeout=30)
         self._headers = {"Cookie": cookie, "Content-Type": "application/json"}
+
+    def close(self) -> None:
+        self._connection.close()
 
     def warn(self, user_id: int) -> int:
         """The id of the warning."""
