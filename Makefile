@@ -15,7 +15,7 @@ MINUTES ?= 10
 SEED ?=
 EVENTS ?= 1000000
 
-.PHONY: help run test check bench bench-replay fuzz format requirements clean
+.PHONY: help run test check bench bench-overload bench-replay fuzz format requirements clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -43,6 +43,9 @@ bench: $(VENV)/.bench ## Measure everything beside what one would pick instead (
 # data set alone: data.
 bench-%: $(VENV)/.bench
 	@exec $(PY) -m bench $*
+
+bench-overload: $(VENV)/.dev ## Measure what is left with ten times as many clients as are served best
+	@exec $(PY) -m bench.overload
 
 bench-replay: $(VENV)/.dev ## Rebuild everything under load, and find a changed byte (EVENTS=1000000)
 	@exec $(PY) -m bench.replay_under_load $(EVENTS)

@@ -44,6 +44,7 @@ from modledger.http import (
     users,
     users_me,
 )
+from modledger.http.admission import Admission, admitted
 from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BATCH_HEADER, BODY_LIMIT, answer_error
@@ -52,10 +53,13 @@ from modledger.http.openapi import ClosedBodies, openapi_config
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
 from modledger.http.services import Services, utc_now
+from modledger.http.together import Together
 from modledger.projections import profile as profiles
 
 # Sessions, codes and kept answers: short statements, so few connections do.
 DESK_CONNECTIONS = 2
+# One for each of the two probes that ask the database: they are not to wait where everybody waits.
+PROBE_CONNECTIONS = 2
 # Whatever a read is made to say, it writes nothing; a login that may write nothing stands behind it (docs/security.md).
 READ_ONLY = "set default_transaction_read_only = on"
 # Commands wait for the ledger's next group commit in threads; the more that wait together, the more share one commit.
@@ -123,6 +127,8 @@ def operations(origins: Sequence[str]) -> Litestar:
             *users_me.HANDLERS,
         ],
         lifespan=[_running],
+        # Inside what the framework does for browsers, so that a page can read why it was refused.
+        middleware=[admitted],
         exception_handlers={Exception: answer_error},
         request_max_body_size=BODY_LIMIT,
         openapi_config=openapi_config(version("modledger")),
@@ -180,6 +186,7 @@ def furnish(
         desk = Reader(conninfo, DESK_CONNECTIONS)
         # One: two of them would wait for each other's rows.
         counts = Reader(conninfo, 1, session=rate_limits.SESSION)
+        probes = Reader(read_conninfo or conninfo, PROBE_CONNECTIONS, session=READ_ONLY)
         sealing = Sealing(master_key)
         states = KeptStates()
         kept = idempotency.Keys(conninfo, desk, sealing)
@@ -191,6 +198,9 @@ def furnish(
             states=states,
             reader=reader,
             desk=desk,
+            probes=probes,
+            health=Together(lambda: health.health_of(app.state["services"])),
+            ready=Together(lambda: health.unready(app.state)),
             viewers=Coalesced(reader, sessions.VIEWERS),
             users=Coalesced(reader, sessions.USERS),
             callers=Coalesced(reader, keys.CALLERS),
@@ -214,6 +224,7 @@ def furnish(
             await reader.close()
             await desk.close()
             await counts.close()
+            await probes.close()
             await to_thread.run_sync(ledger.close)
             if geo is not None:
                 geo.close()
@@ -223,5 +234,8 @@ def furnish(
     app.state["stopping"] = False
     app.state["registry"] = CollectorRegistry()
     requests = Requests(app.state["registry"])
-    app.asgi_handler = named_and_logged(app.state["unnamed"], requests, settings.access_log)
+    app.state["admission"] = Admission(app.state["registry"])
+    app.asgi_handler = named_and_logged(
+        app.state["unnamed"], requests, settings.access_log, lambda: bool(app.state["stopping"])
+    )
     return app

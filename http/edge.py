@@ -1,6 +1,7 @@
 """The outermost layer: names the request, puts the headers on that every answer bears, counts it and logs it."""
 
 import time
+from collections.abc import Callable
 from uuid import uuid4
 
 import structlog
@@ -53,9 +54,10 @@ def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
     return serve
 
 
-def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog) -> ASGIApp:
+def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog, stopping: Callable[[], bool]) -> ASGIApp:
     """``app`` with a correlation id for each request: in its state, in the log's context, and in the answer's headers
-    unless the answer is a repetition that bears its first one's. Each is counted, and logged as ``access_log`` says."""
+    unless the answer is a repetition that bears its first one's. Each is counted, and logged as ``access_log`` says.
+    While ``stopping``, every answer is the last one on its connection."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.WEBSOCKET:
@@ -80,6 +82,9 @@ def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog) ->
                 if b"cache-control" not in given:
                     # Who may see what changes from one moment to the next.
                     headers.append((b"cache-control", b"no-store"))
+                if stopping():
+                    # Or the next request might be on its way while we close it, and nobody would know whether it came.
+                    headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)
 

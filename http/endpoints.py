@@ -1,7 +1,7 @@
 """The two kinds of operation, ``read`` and ``command``: who is let in, the strict check, what the documentation says.
 
-The order of refusals is the same everywhere: too often (429), who (401), whether (403), then what (415, 413, 408, 400),
-and only then the record (404, 409, 412).
+The order of refusals is the same everywhere: too much to do (503, admission.py), too often (429), who (401), whether
+(403), then what (415, 413, 408, 400), and only then the record (404, 409, 412).
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -58,6 +58,13 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+class Busy(Problem):
+    """As many requests as this process works on at once are there already (admission.py)."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "The server is busy", RETRY_AFTER)
+
+
 class Unavailable(Exception):
     """The database cannot be reached or does not answer in time (HTTP 503)."""
 
@@ -149,7 +156,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
         problem = Problem(500, "Internal server error")
     elif isinstance(error, LASTING):
         log.error("somebody has to see to it", error=str(error))
-    elif problem.status == 503:
+    # Those who were too many are counted: a line for each would cost more than refusing them.
+    elif problem.status == 503 and not isinstance(problem, Busy):
         log.warning("unavailable", reason=problem.message, cause=repr(error))
     correlation_id = str(request.scope["state"]["correlation_id"])
     return Response(

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import msgspec
 import psycopg
 from litestar import Response
+from litestar.datastructures import State
 
 from modledger.domain.seal_proofs import UNSEALED
 from modledger.domain.subjects import ADMIN
@@ -35,6 +36,7 @@ _TELLS = "modledger verify tells in what"
 LONGEST_UNSEALED_S = 600.0
 # Who asks /health/ready does not wait long for it: a second or some, with most balancers.
 READY_S = 1.0
+_NO_ANSWER = "The database does not answer"
 
 # The whole tables, a row per file and per projector.
 _MIGRATIONS = "select number, checksum from migrations"
@@ -87,7 +89,7 @@ _HASHES = {"source_hash": _HASH, "source_hashes": dict.fromkeys(ROOMS, _HASH)}
     own_503=_UNHEALTHY,
 )
 async def get_health(request: AnyRequest) -> Response[HealthView]:
-    return _reply(await _health(services(request)))
+    return _reply(await services(request).health.answer())
 
 
 @read(
@@ -101,7 +103,7 @@ async def get_health(request: AnyRequest) -> Response[HealthView]:
 )
 async def get_admin_health(request: AnyRequest) -> Response[AdminHealthView]:
     has = services(request)
-    found = await _health(has)
+    found = await has.health.answer()
     return _reply(
         AdminHealthView(
             **msgspec.structs.asdict(found),
@@ -124,10 +126,11 @@ def _reply(view: H) -> Response[H]:
     )
 
 
-async def _health(has: Services) -> HealthView:
+async def health_of(has: Services) -> HealthView:
+    """What ``/health`` says. Asks the database over a connection of its own, so it tells of that and not of a queue."""
     try:
         latency_ms, projectors, differing = await _ask(has)
-        ((unsealed_s,),) = await has.reader.fetch(UNSEALED, has.clock())
+        ((unsealed_s,),) = await has.probes.fetch(UNSEALED, has.clock())
     # Also a database that answers but was never migrated is of no use.
     except (Unavailable, psycopg.Error):
         return _view(has, "unhealthy", None, [], ["The database cannot be used"])
@@ -149,10 +152,10 @@ async def _health(has: Services) -> HealthView:
 async def _ask(has: Services) -> tuple[float, list[health.ProjectorHealth], list[str]]:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await has.reader.fetch("select 1")
+    await has.probes.fetch("select 1")
     latency_ms = (loop.time() - began) * 1000
-    lines = await has.reader.fetch(health.HEALTH, health.NAMES, has.clock())
-    differing = [subject for (subject,) in await has.reader.fetch(DIFFERING)]
+    lines = await has.probes.fetch(health.HEALTH, health.NAMES, has.clock())
+    differing = [subject for (subject,) in await has.probes.fetch(DIFFERING)]
     return latency_ms, [health.health(line) for line in lines], differing
 
 
@@ -212,7 +215,7 @@ async def get_live() -> LiveView:
     own_503={"status": "not ready", "reason": "The database does not answer"},
 )
 async def get_ready(request: AnyRequest) -> Response[ReadyView]:
-    reason = await _unready(request)
+    reason = await _reason(request)
     return Response(
         msgspec.json.encode(ReadyView(status="ready" if reason is None else "not ready", reason=reason)),  # type: ignore[arg-type]
         status_code=200 if reason is None else 503,
@@ -221,19 +224,27 @@ async def get_ready(request: AnyRequest) -> Response[ReadyView]:
     )
 
 
-async def _unready(request: AnyRequest) -> str | None:
-    state = request.app.state
-    if state["stopping"]:
+async def _reason(request: AnyRequest) -> str | None:
+    if request.app.state["stopping"]:
         return "This process is about to stop"
-    has = services(request)
     try:
         async with asyncio.timeout(READY_S):
-            applied: dict[int, str] = dict(await has.reader.fetch(_MIGRATIONS))
-            made: dict[str, str] = dict(await has.reader.fetch(_FINGERPRINTS))
+            return await services(request).ready.answer()
+    except TimeoutError:
+        return _NO_ANSWER
+
+
+async def unready(state: State) -> str | None:
+    """Why the database of the application with this state is not one to serve from; None where it is."""
+    has: Services = state["services"]
+    try:
+        async with asyncio.timeout(READY_S):
+            applied: dict[int, str] = dict(await has.probes.fetch(_MIGRATIONS))
+            made: dict[str, str] = dict(await has.probes.fetch(_FINGERPRINTS))
     except psycopg.errors.UndefinedTable:
         return "The database was never migrated"
     except (Unavailable, TimeoutError, psycopg.Error):
-        return "The database does not answer"
+        return _NO_ANSWER
     # What a newer version added is none of ours, or each of its migrations would stop all that still run.
     if any(applied.get(number) != checksum for number, checksum in state["migrations"].items()):
         return "The database is not at this program's migrations"

@@ -22,6 +22,7 @@ from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParam
 from msgspec import Meta
 
 from modledger.domain.facts import MAX_REASON
+from modledger.http.admission import place_of
 from modledger.http.errors import BODY_LIMIT, JSON, Problem, bad, late, too_large
 from modledger.http.services import services
 
@@ -230,12 +231,13 @@ async def check(request: Request[Any, Any, Any]) -> None:
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
-    """The whole body. Raises Problem 413 beyond the operation's limit, 408 where it takes too long, and 400 where the
-    client broke off."""
+    """The whole body. Raises Problem 413 beyond the operation's limit, 408 where it takes too long, 400 where the
+    client broke off, and Busy where others took its place meanwhile."""
     seconds = services(request).settings.body_seconds
     try:
-        async with asyncio.timeout(seconds):
-            return await request.body()
+        with place_of(request).given_up():
+            async with asyncio.timeout(seconds):
+                return await request.body()
     except TimeoutError:
         # What is still to come of it would be taken for the next request.
         raise Problem(408, late(seconds), {"Connection": "close"}) from None

@@ -15,6 +15,8 @@ from modledger.http.idempotency import Keys
 from modledger.http.rate_limits import Kind, Limit, RateLimiter
 from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
+from modledger.http.together import Together
+from modledger.http.views import HealthView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,10 @@ class Services:
     states: KeptStates
     reader: Reader
     desk: Reader
+    # Of the probes alone, and what they answer.
+    probes: Reader
+    health: Together[HealthView]
+    ready: Together[str | None]
     viewers: Coalesced[bytes]
     users: Coalesced[int]
     callers: Coalesced[bytes]

@@ -4,21 +4,18 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families as parse
 
 from modledger.workers.postgres import EmbeddedPostgres
 from tests.postgres_server import fast_folder
-from tests.product import PATIENCE_SECONDS, Product, free_port
+from tests.product import Product
+from tests.serves import Serve, ended_after
 from tests.test_ledger_postgres import appends_held_back
 
 
@@ -33,73 +30,22 @@ def product() -> Iterator[Product]:
             started.stop()
 
 
-class Serve:
-    """One more ``modledger serve`` of the product."""
-
-    def __init__(self, product: Product, drain_seconds: int) -> None:
-        self.port, self.metrics_port, self._product = free_port(), free_port(), product
-        self.output = product.data_dir.with_name(f"serve {self.port}.out")
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "modledger.workers", "serve"],
-                env=product.environment()
-                | {
-                    "MODLEDGER_PORT": str(self.port),
-                    "MODLEDGER_METRICS_PORT": str(self.metrics_port),
-                    "MODLEDGER_DRAIN_SECONDS": str(drain_seconds),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.status("/health/ready") != 200:
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
-
-    def status(self, path: str) -> int | None:
-        """Of a GET by the demo's user; None where nobody listens any more."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request("GET", path, headers={"Cookie": self._product.cookie("user")})
-            answer = connection.getresponse()
-            answer.read()
-            return answer.status
-        except (ConnectionError, http.client.RemoteDisconnected):
-            return None
-        finally:
-            connection.close()
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of all samples of a name that have these labels, by the process's own metrics."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        return sum(
-            sample.value
-            for family in parse(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
-
-    def wait(self) -> int:
-        return self.process.wait(PATIENCE_SECONDS)
-
-
 @pytest.fixture
-def serves(product: Product) -> Iterator[list[Serve]]:
-    started: list[Serve] = []
-    yield started
-    for serve in started:
-        serve.process.kill()
-        serve.wait()
+def serves() -> Iterator[list[Serve]]:
+    with ended_after([]) as started:
+        yield started
+
+
+def one_more(product: Product, drain_seconds: int) -> Serve:
+    """One more ``modledger serve`` of the product."""
+    environment, folder = product.environment(), product.data_dir.parent
+    return Serve(environment, folder, product.cookie("user"), drain_seconds=drain_seconds)
 
 
 def test_each_process_counts_what_it_answered_and_nothing_of_its_neighbours(
     product: Product, serves: list[Serve]
 ) -> None:
-    serves += [Serve(product, 0), Serve(product, 0)]
+    serves += [one_more(product, 0), one_more(product, 0)]
     for serve, times in zip(serves, (3, 5), strict=True):
         assert [serve.status("/v1/users/me") for _ in range(times)] == [200] * times
     assert [serve.metric("modledger_http_requests_total", route="/v1/users/me") for serve in serves] == [3, 5]
@@ -108,7 +54,7 @@ def test_each_process_counts_what_it_answered_and_nothing_of_its_neighbours(
 def test_a_process_that_drains_is_not_ready_and_answers_until_it_closes_its_port(
     product: Product, serves: list[Serve]
 ) -> None:
-    serve = Serve(product, 2)
+    serve = one_more(product, 2)
     serves.append(serve)
     seen: list[tuple[int | None, int | None]] = []
     serve.process.send_signal(signal.SIGTERM)
@@ -127,7 +73,7 @@ def test_a_process_that_drains_is_not_ready_and_answers_until_it_closes_its_port
 
 
 def test_a_second_signal_ends_the_drain(product: Product, serves: list[Serve]) -> None:
-    serve = Serve(product, 60)
+    serve = one_more(product, 60)
     serves.append(serve)
     serve.process.send_signal(signal.SIGTERM)
     while serve.status("/health/ready") != 503:
@@ -141,7 +87,7 @@ def test_a_second_signal_ends_the_drain(product: Product, serves: list[Serve]) -
 def test_commands_that_wait_for_the_database_while_the_process_stops_are_answered(
     product: Product, serves: list[Serve]
 ) -> None:
-    serve = Serve(product, 0)
+    serve = one_more(product, 0)
     serves.append(serve)
     answers: list[int] = []
 
@@ -174,7 +120,7 @@ def test_commands_that_wait_for_the_database_while_the_process_stops_are_answere
 
 
 def test_a_client_that_never_ends_its_request_does_not_keep_the_process(product: Product, serves: list[Serve]) -> None:
-    serve = Serve(product, 0)
+    serve = one_more(product, 0)
     serves.append(serve)
     with socket.create_connection(("127.0.0.1", serve.port)) as connection:
         head = "POST /v1/authentication/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
+from modledger.http.admission import Admission
 from modledger.http.metrics import Requests
 from modledger.workers.metrics import watched_process
 from tests.http_client import World
@@ -31,6 +32,7 @@ def exposed(world: World, ledger: PostgresLedger, tmp_path: Path) -> dict[str, s
     """The names of all samples, with the labels that they can have."""
     registry = CollectorRegistry()
     requests = Requests(registry)
+    Admission(registry)
     requests.began()
     requests.ended({"path_template": "/health", "method": "GET"}, 200, 0.01)  # type: ignore[typeddict-item]
     world.connection.execute(

@@ -8,7 +8,6 @@ from typing import cast
 
 import structlog
 import uvloop
-from granian.constants import Interfaces
 from granian.server.embed import Server
 from litestar import Litestar
 from prometheus_client import CollectorRegistry
@@ -18,6 +17,7 @@ from modledger.domain.settings import Settings
 from modledger.http.app import create_app
 from modledger.http.services import Services, utc_now
 from modledger.workers.database import logged_in
+from modledger.workers.listening import listening
 from modledger.workers.logins import warn_unless_separated
 from modledger.workers.master_key import master_key
 from modledger.workers.metrics import Pool, metrics_served, watched_process
@@ -51,17 +51,7 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
             migrations=files,
         )
         warn_unless_separated(conninfo, logins.read)
-        # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps
-        # the port; the embedded one is as fast (docs/architecture.md) and is this process.
-        server = Server(
-            app,
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGI,
-            websockets=False,
-            backlog=1024,
-            log_enabled=False,
-        )
+        server = listening(app, settings.host, settings.port)
         registry: CollectorRegistry = app.state["registry"]
         with (
             watched_process(registry, "serve", settings, conninfo, lambda: _ledger(app), lambda: _pools(app)),
