@@ -11,6 +11,8 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 
+from modledger.workers.port import taken
+
 log = structlog.get_logger()
 
 # Several times as many as are worked on at once (http/admission.py), since most connections are idle. Whoever comes
@@ -26,7 +28,7 @@ LARGEST_HEAD = 64 * 1024
 
 
 def listening(app: Litestar, host: str, port: int) -> Server:
-    """A server that listens there once it serves. Raises OSError where nobody can."""
+    """A server that listens there once it serves. Raises PortTaken where nobody can."""
     connections = _allowed_connections()
     # granian's usual server runs its worker as a second process, which outlives a kill -9 of the first and keeps the
     # port; the embedded one is as fast (docs/architecture.md) and is this process.
@@ -43,10 +45,11 @@ def listening(app: Litestar, host: str, port: int) -> Server:
         backpressure=connections,
         log_enabled=False,
     )
-    listener = _socket(host, port)
-    # The server's own socket has no limit for clients that do not read, and no setting for one.
-    server._init_shared_socket = lambda: None  # type: ignore[method-assign]
-    server._shd = SocketHolder(listener.detach(), False, CONNECTIONS)  # type: ignore[assignment, call-arg]
+    if sys.platform == "linux":
+        # The server's own socket has no limit for clients that do not read, and no setting for one.
+        listener = _socket(host, port)
+        server._init_shared_socket = lambda: None  # type: ignore[method-assign]
+        server._shd = SocketHolder(listener.detach(), False, CONNECTIONS)  # type: ignore[assignment, call-arg]
     return server
 
 
@@ -57,12 +60,11 @@ def _socket(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Each connection has them from the socket that it came by.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if sys.platform == "linux":
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
         listener.bind(address)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise taken(host, port, error) from None
     return listener
 
 

@@ -11,6 +11,11 @@ class PortTaken(Exception):
     """Nobody can listen at this address now; the message says what to do."""
 
 
+def taken(host: str, port: int, error: OSError, variable: str = "MODLEDGER_PORT") -> PortTaken:
+    """What to say of an address where one could not listen; ``variable``: the setting that names the port."""
+    return PortTaken(f"cannot listen on {host}:{port} ({error.strerror}): set {variable} to another")
+
+
 def require_free_port(host: str, port: int, variable: str = "MODLEDGER_PORT") -> None:
     """Raises PortTaken when somebody else listens there, and goes on doing so for a few seconds. ``variable``: the
     setting that names the port."""
@@ -24,7 +29,5 @@ def require_free_port(host: str, port: int, variable: str = "MODLEDGER_PORT") ->
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise PortTaken(
-                    f"cannot listen on {host}:{port} ({error.strerror}): set {variable} to another"
-                ) from None
+                raise taken(host, port, error, variable) from None
             time.sleep(0.1)
