@@ -36,9 +36,9 @@ def serves() -> Iterator[list[Serve]]:
         yield started
 
 
-def one_more(product: Product, drain_seconds: int) -> Serve:
+def one_more(product: Product, drain_seconds: int, **settings: str) -> Serve:
     """One more ``modledger serve`` of the product."""
-    environment, folder = product.environment(), product.data_dir.parent
+    environment, folder = product.environment() | settings, product.data_dir.parent
     return Serve(environment, folder, product.cookie("user"), drain_seconds=drain_seconds)
 
 
@@ -120,7 +120,8 @@ def test_commands_that_wait_for_the_database_while_the_process_stops_are_answere
 
 
 def test_a_client_that_never_ends_its_request_does_not_keep_the_process(product: Product, serves: list[Serve]) -> None:
-    serve = one_more(product, 0)
+    # A body that is late is answered, and then there is nothing to stop.
+    serve = one_more(product, 0, MODLEDGER_BODY_SECONDS="60")
     serves.append(serve)
     with socket.create_connection(("127.0.0.1", serve.port)) as connection:
         head = "POST /v1/authentication/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
