@@ -58,6 +58,10 @@ class DataSet(msgspec.Struct, frozen=True):
     superuser: str
     made: Made
 
+    def postmaster(self) -> int:
+        """The process of its server."""
+        return int((self.folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+
     @property
     def crud(self) -> str:
         return named(self.superuser, CRUD)

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -35,7 +36,8 @@ NO_WRK = "wrk is not installed (Debian: apt install wrk; macOS: brew install wrk
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. ``p50`` and ``p99`` in milliseconds; ``generator_cpu`` is the generator's share of one core:
-    near 1 it measured itself."""
+    near 1 it measured itself. ``server_us`` and ``database_us``: CPU for each answer, in microseconds, of the server's
+    process and of all of PostgreSQL; unlike times these hardly depend on who else is at work."""
 
     answers: int
     bad: int
@@ -43,6 +45,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     p50: float
     p99: float
     generator_cpu: float = 0.0
+    server_us: float = 0.0
+    database_us: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -89,6 +93,14 @@ def _run(host: str, port: int, requests: Sequence[bytes], connections: int, seco
     load = msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=Load)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return msgspec.structs.replace(load, generator_cpu=cpu / load.seconds)
+
+
+def cpu(loads: Sequence[Load]) -> str:
+    """What to say of the CPU of an answer, medians."""
+    server, database = (
+        median(values) for values in zip(*((one.server_us, one.database_us) for one in loads), strict=True)
+    )
+    return f"{server:,.0f} µs of CPU an answer and {database:,.0f} in PostgreSQL"
 
 
 def shares(loads: Sequence[Load]) -> str:

@@ -37,12 +37,12 @@ def python(
 
 
 @contextmanager
-def server(arguments: Sequence[str], log: Path) -> Iterator[int]:
-    """The same with a free port as its last argument, until it listens there; its port."""
+def server(arguments: Sequence[str], log: Path) -> Iterator[tuple[int, int]]:
+    """The same with a free port as its last argument, until it listens there; its port and its process."""
     port = free_port()
     with python([*arguments, str(port)], log) as process:
         wait(lambda: _listens(port), process, log)
-        yield port
+        yield port, process.pid
 
 
 def wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

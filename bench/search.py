@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 
 from bench.data_set import DataSet
-from bench.load import NO_WRK, Load, has_wrk, shares
+from bench.load import NO_WRK, Load, cpu, has_wrk, shares
 from bench.measure import in_turn, quantile
 from bench.processes import get, probe
 from bench.search_plans import end_to_end
@@ -261,7 +261,9 @@ def _large(world: World, data: DataSet) -> Result | str:
         world.load(port, requests, CONNECTIONS, 1)
     loads: dict[str, list[Load]] = in_turn({name: load(port) for name, port in at.items()}, world.effort.rounds)
     theirs = loads.get("peer", [])
-    told = [f"{name} p50 {median(load.p50 for load in several):.1f} ms" for name, several in loads.items()]
+    told = [
+        f"{name} p50 {median(load.p50 for load in several):.1f} ms, {cpu(several)}" for name, several in loads.items()
+    ]
     by = shares([one for several in loads.values() for one in several])
     return Result(
         figure=[load.rate for load in loads["ours"]],

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
 from rich.console import Console
 
@@ -44,6 +45,7 @@ class World:
         self._stack = ExitStack()
         self._sets: dict[int, DataSet] = {}
         self._scratch: str | None = None
+        self._pids: dict[int, int] = {}
         self._product: Product | None = None
         self._folder: Path | None = None
 
@@ -86,6 +88,7 @@ class World:
             process = self._stack.enter_context(python(["-m", "modledger.workers", "serve"], log, environment))
             pids["serve"] = process.pid
             wait(lambda: _caught_up(port), process, log)
+            self._pids[port] = process.pid
             self._product = Product(port, pids, memory.of(pids["serve"], "VmRSS"))
         return self._product
 
@@ -100,11 +103,17 @@ class World:
     def beside(self, *arguments: str) -> int:
         """A floor or a peer: the port of ``python -m …``, running to the end of the run."""
         log = self.folder() / f"{arguments[0]}.{len(list(self.folder().iterdir()))}.log"
-        return self._stack.enter_context(server(["-m", *arguments], log))
+        port, pid = self._stack.enter_context(server(["-m", *arguments], log))
+        self._pids[port] = pid
+        return port
 
     def load(self, port: int, requests: list[bytes], connections: int, seconds: float | None = None) -> Load:
         """``seconds`` of load, else what the effort says."""
+        pids = (self._pids[port], self.data().postmaster())
+        before = [memory.cpu_seconds(pid) for pid in pids]
         came = generate(HOST, port, requests, connections, self.effort.seconds if seconds is None else seconds)
+        used = [(memory.cpu_seconds(pid) - had) * 1e6 / came.answers for pid, had in zip(pids, before, strict=True)]
+        came = msgspec.structs.replace(came, server_us=used[0], database_us=used[1])
         if self._product is not None and port == self._product.port:
             self.requests += came.answers
         return came
