@@ -64,6 +64,7 @@ def _sampled(
     compared: dict[str, list[Line]] = {table.name: [] for table in projector.beside}
     left = {table.name: most for table in projector.beside}
     # In turn, so that time that runs out does so for all tables alike.
+    conn.execute("select set_config('statement_timeout', %s, true)", (TIMEOUT,))
     for line_of_each in zip_longest(*drawn.values()):
         for table, line in zip(projector.beside, line_of_each, strict=True):
             if line is None or time.monotonic() > give_up:
@@ -75,6 +76,7 @@ def _sampled(
                 left[table.name] -= len(found)
                 rows |= found
                 compared[table.name].append(line)
+    conn.execute("select set_config('statement_timeout', '0', true)")
     make_temporary(cursor, projector, home)
     _derive(cursor, projector, list(rows.values()))
     for table in projector.beside:
@@ -151,19 +153,21 @@ def _rows_of_line(
     slice_ = projector.slices.get(table.name)
     if slice_ is None:
         return None
-    # By the index that the slice names.
-    query = sql.SQL("select {key}, row_to_json(t)::text from {rows} as t where {slice} limit {limit}").format(
+    # By the index that the slice names. Of too many rows none is sent, only how many there are.
+    query = sql.SQL(
+        "with found as materialized (select {key}, row_to_json(t)::text as line from {rows} as t where {slice}"
+        " limit {limit}), counted as materialized (select count(*) as rows from found)"
+        " select counted.rows, found.* from counted left join found on counted.rows < {limit}"
+    ).format(
         key=sql.SQL(", ").join(sql.Identifier("t", column) for column in projector.table.primary_key),
         rows=sql.Identifier(home, projector.table.name),
         slice=sql.SQL(slice_.rows),
         limit=most + 1,
     )
-    count = sql.SQL("select count(*) from ({}) as counted").format(query)
-    counted = _in_time(conn, count, line)
-    if counted is None or counted[0][0] > most:
-        return None
     found = _in_time(conn, query, line)
-    return None if found is None else {tuple(key): text for *key, text in found}
+    if found is None or found[0][0] > most:
+        return None
+    return {tuple(key): text for rows, *key, text in found if rows}
 
 
 def _compared_by_sums(
@@ -184,31 +188,31 @@ def _compared_by_sums(
     if summed is None:
         return []
     # The primary key.
-    found = conn.cursor(row_factory=tuple_row).execute(
+    there = _in_time(
+        conn,
         sql.SQL("select row_to_json(t) from {} as t where {}").format(
             sql.Identifier(home, table.name),
             sql.SQL(" and ").join(
-                sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(value)) for column, value in line.items()
+                sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column)) for column in line
             ),
-        )
+        ),
+        line,
     )
+    if there is None:
+        return []
     expected = {**line, **dict(zip(slice_.sums, map(int, summed[0]), strict=True))}
-    there = found.fetchone()
-    return list(differing_lines(projector.name, table, expected, None if there is None else there[0]))
+    return list(differing_lines(projector.name, table, expected, there[0][0] if there else None))
 
 
 def _in_time(
     conn: psycopg.Connection[tuple[Any, ...]], query: sql.Composed, line: Line
 ) -> list[tuple[Any, ...]] | None:
-    """The answer of a query with the line's columns as parameters; None if it takes too long."""
+    """The answer of a query with the line's columns as parameters; None if it takes longer than statements may now."""
     try:
         with conn.transaction():
-            conn.execute("select set_config('statement_timeout', %s, true)", (TIMEOUT,))
-            found = conn.cursor(row_factory=tuple_row).execute(query, line).fetchall()
-            conn.execute("select set_config('statement_timeout', '0', true)")
+            return conn.cursor(row_factory=tuple_row).execute(query, line).fetchall()
     except psycopg.errors.QueryCanceled:
         return None
-    return found
 
 
 def _compared(

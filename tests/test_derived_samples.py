@@ -16,7 +16,7 @@ from modledger.projections.derived_samples import sample_derived
 from modledger.projections.projector import Projector
 from modledger.projections.samples import verify_sample
 from modledger.workers.runner import catch_up
-from tests.databases import MASTER_KEY
+from tests.databases import MASTER_KEY, later_template
 from tests.projection_history import Happened, append
 from tests.random_history import histories
 
@@ -26,11 +26,25 @@ BY_NAME = {projector.name: projector for projector in PROJECTORS}
 WHOLE = 20_000
 
 
+@pytest.fixture(scope="module")
+def folded_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The name of a database with a history that every projector has folded."""
+    with later_template(postgres_server, template_database) as (name, url):
+        with PostgresLedger(url, MASTER_KEY) as ledger:
+            fill(ledger, history(500))
+            catch_up(ledger, url, PROJECTORS)
+        yield name
+
+
 @pytest.fixture
-def conn(database: str, ledger: PostgresLedger) -> Iterator[psycopg.Connection]:
+def template(request: pytest.FixtureRequest, template: str) -> str:
+    name: str = request.getfixturevalue("folded_database") if "conn" in request.fixturenames else template
+    return name
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection]:
     """Of a database with a history that every projector has folded."""
-    fill(ledger, history(500))
-    catch_up(ledger, database, PROJECTORS)
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
 
