@@ -80,17 +80,20 @@ def memory_ledger() -> MemoryLedger:
 
 def append(ledger: Ledger, versions: dict[str, int], happened: Happened) -> int:
     """Appends one event and answers its version; ``versions`` are those of all streams and kept."""
+    ledger.append(append_of(versions, happened))
+    return versions[happened.stream]
+
+
+def append_of(versions: dict[str, int], happened: Happened) -> Append:
+    """The same, for a batch."""
     before = versions.get(happened.stream, 0)
     versions[happened.stream] = before + 1
-    ledger.append(
-        Append(
-            command_id=uuid5(NAMESPACE, f"command {happened.stream} {before + 1}"),
-            events=[new_event(happened, before + 1)],
-            expected={happened.stream: before},
-            erase=[happened.stream] if isinstance(happened.event, SubjectErased) else [],
-        )
+    return Append(
+        command_id=uuid5(NAMESPACE, f"command {happened.stream} {before + 1}"),
+        events=[new_event(happened, before + 1)],
+        expected={happened.stream: before},
+        erase=[happened.stream] if isinstance(happened.event, SubjectErased) else [],
     )
-    return before + 1
 
 
 def contents(conn: psycopg.Connection[Any], tables: Sequence[Table]) -> dict[str, list[Any]]:

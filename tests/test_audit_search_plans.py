@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import md5
 from itertools import product
 from typing import Any
@@ -97,10 +98,16 @@ def searches() -> Iterator[Search]:
 def asked(conn: psycopg.Connection, search: Search) -> tuple[str, list[object]]:
     kinds: list[str] = []
     if needs_kinds(search.filters):
-        found = psycopg.RawCursor(conn).execute(KINDS, (search.filters.actor_id or 0,)).fetchone()
-        assert found is not None
-        kinds = found[1]
+        kinds = kinds_of(conn, search.filters.actor_id or 0)
     return statement(search, kinds)
+
+
+@cache
+def kinds_of(conn: psycopg.Connection, actor_id: int) -> list[str]:
+    found = psycopg.RawCursor(conn).execute(KINDS, (actor_id,)).fetchone()
+    assert found is not None
+    kinds: list[str] = found[1]
+    return kinds
 
 
 def plan(conn: psycopg.Connection, sql: str, parameters: list[object]) -> str:

@@ -99,7 +99,8 @@ def compare(past: Past, search: Search, at: Instant) -> None:
     cursor = None
     while True:
         by_offset = ask(past, msgspec.structs.replace(search, offset=len(found)), at)
-        by_cursor = ask(past, msgspec.structs.replace(search, cursor=cursor), at)
+        # The first page has no cursor yet, and is the same question.
+        by_cursor = by_offset if cursor is None else ask(past, msgspec.structs.replace(search, cursor=cursor), at)
         assert by_offset.total == by_cursor.total == len(whole)
         assert by_offset.punishments == by_cursor.punishments == whole[len(found) : len(found) + search.limit]
         found += by_cursor.punishments

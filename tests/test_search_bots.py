@@ -19,7 +19,7 @@ from modledger.projections.bots import Bot
 from modledger.projections.fragments import FragmentsNeeded
 from modledger.projections.profile import name_key
 from modledger.projections.projector import advance
-from modledger.workers.migrate import migrate
+from tests.large_tables import indexes_afterwards
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import DAY, HOUR, NOW, Happened, append, memory_ledger
 
@@ -62,10 +62,9 @@ def history() -> list[Happened]:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres_server: str) -> Iterator[str]:
+def database_url(postgres_server: str, template_database: str) -> Iterator[str]:
     name = f"bots_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     versions: dict[str, int] = {}
     with memory_ledger() as ledger, psycopg.connect(url, autocommit=True) as conn:
         for happened in history():
@@ -97,7 +96,7 @@ def ask(conn: psycopg.Connection, search: Search, *, fragments: bool = True) -> 
 
 def found_by(row: Bot, q: str, *, fragments: bool) -> bool:
     key = name_key(q)
-    named = key in row.name_key if fragments and len(q) >= 3 else row.name_key.startswith(key)
+    named = key in row.name_key if fragments and len(key) >= 3 else row.name_key.startswith(key)
     return named or q == str(row.bot_id)
 
 
@@ -150,7 +149,12 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection, rows: list[Bot], search: Search, fragments: bool
 ) -> None:
     q = search.q
-    if not fragments and q is not None and len(q) >= 3 and not any(found_by(row, q, fragments=False) for row in rows):
+    if (
+        not fragments
+        and q is not None
+        and len(name_key(q)) >= 3
+        and not any(found_by(row, q, fragments=False) for row in rows)
+    ):
         with pytest.raises(FragmentsNeeded):
             ask(conn, search, fragments=False)
         return
@@ -161,7 +165,10 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     while True:
         next_page = msgspec.structs.replace(search, offset=len(by_offset))
         offset_page = ask(conn, next_page, fragments=fragments)
-        cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), fragments=fragments)
+        cursor_page = offset_page
+        # Without a cursor, on the first page, it is the same question.
+        if cursor is not None:
+            cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), fragments=fragments)
         assert offset_page.total == cursor_page.total == len(whole)
         by_offset += [one.bot.bot_id for one in offset_page.bots]
         by_cursor += [one.bot.bot_id for one in cursor_page.bots]
@@ -255,18 +262,19 @@ PLANS: list[tuple[Search, set[str]]] = [
 
 
 @pytest.fixture(scope="module")
-def crowded(postgres_server: str) -> Iterator[psycopg.Connection]:
+def crowded(postgres_server: str, template_database: str) -> Iterator[psycopg.Connection]:
     """A hundred thousand bots, of which owner 3 has a few."""
     name = f"crowd_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "insert into bots (bot_id, id, version, registered, name, name_key, name_code, owner_id, bot_type,"
-            " rate_limit_per_hour, active, keys_from, created_at, updated_at)"
-            " select n, n, 1, true, md5(n::text), md5(n::text), md5(n::text), case when n % 9999 = 0 then 3 else n end,"
-            " 1 + n % 3, 1000, n % 20 <> 0, 0, now(), now() from generate_series(1, 100000) as n"
-        )
+        with indexes_afterwards(connection, "bots"):
+            connection.execute(
+                "insert into bots (bot_id, id, version, registered, name, name_key, name_code, owner_id, bot_type,"
+                " rate_limit_per_hour, active, keys_from, created_at, updated_at)"
+                " select n, n, 1, true, md5(n::text), md5(n::text), md5(n::text),"
+                " case when n % 9999 = 0 then 3 else n end, 1 + n % 3,"
+                " 1000, n % 20 <> 0, 0, now(), now() from generate_series(1, 100000) as n"
+            )
         connection.execute("vacuum analyze bots")
         yield connection
     drop_database(postgres_server, name)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from modledger.domain import events
@@ -21,7 +21,7 @@ from modledger.projections.guild_search import Page, Search, find, page, stateme
 from modledger.projections.guilds import Guild
 from modledger.projections.profile import name_key
 from modledger.projections.projector import advance
-from modledger.workers.migrate import migrate
+from tests.large_tables import indexes_afterwards
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, SECOND, Happened, append, memory_ledger
 
@@ -73,10 +73,9 @@ def history() -> list[Happened]:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres_server: str) -> Iterator[str]:
+def database_url(postgres_server: str, template_database: str) -> Iterator[str]:
     name = f"guild_search_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     versions: dict[str, int] = {}
     with memory_ledger() as ledger, psycopg.connect(url, autocommit=True) as conn:
         assert create_missing(conn) == []
@@ -111,12 +110,18 @@ def matches(row: Guild, search: Search, now: datetime, *, fragments: bool) -> bo
     if row.name is None:
         return False
     name, q = name_key(row.name), name_key(search.q)
-    return q in name if fragments and len(search.q) >= 3 else name.startswith(q)
+    # Of three characters and more as it is compared: an ß is two.
+    return q in name if fragments and len(q) >= 3 else name.startswith(q)
 
 
-def expected(conn: psycopg.Connection[Any], search: Search, now: datetime, *, fragments: bool) -> list[Guild]:
-    every = rows_of(ask(conn, Search(limit=1000)))
-    assert len(every) == 90
+@pytest.fixture(scope="module")
+def every(conn: psycopg.Connection[Any]) -> list[Guild]:
+    found = rows_of(ask(conn, Search(limit=1000)))
+    assert len(found) == 90
+    return found
+
+
+def expected(every: list[Guild], search: Search, now: datetime, *, fragments: bool) -> list[Guild]:
     wanted = [row for row in every if matches(row, search, now, fragments=fragments)]
     return sorted(wanted, key=lambda row: (row.name is None, name_key(row.name or ""), row.guild_id))
 
@@ -141,13 +146,15 @@ MOMENTS = st.sampled_from([at + by for at in TIMES for by in (-SECOND, 0 * SECON
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MOMENTS, fragments=st.booleans())
+@example(search=Search(q="aß", limit=5), now=NOW, fragments=True)
+@example(search=Search(q="aß", limit=5), now=NOW, fragments=False)
 def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
-    conn: psycopg.Connection[Any], search: Search, now: datetime, fragments: bool
+    conn: psycopg.Connection[Any], every: list[Guild], search: Search, now: datetime, fragments: bool
 ) -> None:
-    whole = expected(conn, search, now, fragments=fragments)
-    if not fragments and search.q is not None and len(search.q) >= 3:
+    whole = expected(every, search, now, fragments=fragments)
+    if not fragments and search.q is not None and len(name_key(search.q)) >= 3:
         anywhere = msgspec.structs.replace(search, state=None, tier=None)
-        if not expected(conn, anywhere, now, fragments=False):
+        if not expected(every, anywhere, now, fragments=False):
             with pytest.raises(FragmentsNeeded):
                 ask(conn, search, now, fragments=False)
             return
@@ -156,7 +163,10 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     cursor = None
     while True:
         offset_page = ask(conn, msgspec.structs.replace(search, offset=len(by_offset)), now, fragments=fragments)
-        cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), now, fragments=fragments)
+        cursor_page = offset_page
+        # Without a cursor, on the first page, it is the same question.
+        if cursor is not None:
+            cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), now, fragments=fragments)
         assert offset_page.total == cursor_page.total == len(whole)
         by_offset += rows_of(offset_page)
         by_cursor += rows_of(cursor_page)
@@ -170,12 +180,12 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
 
 @pytest.mark.parametrize("end", TIMES)
 def test_state_and_tier_change_at_their_very_second_with_no_worker_running(
-    conn: psycopg.Connection[Any], end: datetime
+    conn: psycopg.Connection[Any], every: list[Guild], end: datetime
 ) -> None:
     for now, (state, tier) in product((end - SECOND, end), product((None, 0, 1, 2), (None, 0, 1, 2, 3))):
         search = Search(state=state, tier=tier, limit=100)
         found = ask(conn, search, now)
-        assert rows_of(found) == expected(conn, search, now, fragments=True)
+        assert rows_of(found) == expected(every, search, now, fragments=True)
         assert found.total == len(found.guilds)
 
 
@@ -233,19 +243,19 @@ def test_the_asynchronous_door_gives_the_same_page(conn: psycopg.Connection[Any]
 
 
 @pytest.fixture(scope="module")
-def many(postgres_server: str) -> Iterator[psycopg.Connection[Any]]:
+def many(postgres_server: str, template_database: str) -> Iterator[psycopg.Connection[Any]]:
     """100,000 guilds: one in nine inactive, one in fifty blacklisted, one in five with a tier, ten that just ended."""
     name = f"many_guilds_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     with psycopg.connect(url, autocommit=True) as conn:
         rows = [_row(n) for n in range(1, 100_001)]
         columns = ", ".join(guilds.TABLE.columns)
-        for start in range(0, len(rows), 20_000):
-            conn.execute(
-                f"insert into guilds ({columns}) select {columns} from json_populate_recordset(null::guilds, %s)",
-                (msgspec.json.encode(rows[start : start + 20_000]).decode(),),
-            )
+        with indexes_afterwards(conn, "guilds"):
+            for start in range(0, len(rows), 20_000):
+                conn.execute(
+                    f"insert into guilds ({columns}) select {columns} from json_populate_recordset(null::guilds, %s)",
+                    (msgspec.json.encode(rows[start : start + 20_000]).decode(),),
+                )
         guilds.count(conn.cursor(), [(None, row) for row in rows])
         conn.execute("vacuum analyze")
         yield conn

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cache
 from itertools import product
 from random import Random
 from typing import Any
@@ -23,7 +24,6 @@ from modledger.projections.projector import advance
 from modledger.projections.punishments import Punishment
 from modledger.projections.search import SORTS, Page, Search, page, statement
 from modledger.projections.weeks import week
-from modledger.workers.migrate import migrate
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
 
@@ -68,10 +68,9 @@ def history() -> list[Happened]:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres_server: str) -> Iterator[str]:
+def database_url(postgres_server: str, template_database: str) -> Iterator[str]:
     name = f"reasons_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     luck = Random(4)
     versions: dict[str, int] = {}
     with memory_ledger() as ledger, psycopg.connect(url, autocommit=True) as conn:
@@ -119,12 +118,16 @@ def bare(word: str) -> str:
     return word[letters[0] : letters[-1] + 1] if letters else word
 
 
+@cache
+def forms(reason: str) -> list[tuple[str, str]]:
+    """Each word of the reason, as it is and bare."""
+    return [(word, bare(word)) for word in reason.casefold().split()]
+
+
 def bears(row: Punishment, q: str, *, fragments: bool = True) -> bool:
-    words = row.reason.casefold().split()
+    words = forms(row.reason)
     return all(
-        any(term in word for word in words)
-        if fragments and len(term) >= 3
-        else any(term in (word, bare(word)) for word in words)
+        any(term in word for word, _ in words) if fragments and len(term) >= 3 else any(term in both for both in words)
         for term in q.casefold().split()
     )
 
@@ -134,14 +137,14 @@ def expected(every: list[Punishment], search: Search, now: datetime, *, fragment
     wanted = [
         row
         for row in every
-        if bears(row, search.q, fragments=fragments)
-        and search.user_id in (None, row.user_id)
+        if search.user_id in (None, row.user_id)
         and search.guild_id in (None, row.guild_id)
         and search.issued_by in (None, row.issued_by)
         and search.type in (None, row.type)
         and (search.created_after is None or row.created_at > search.created_after)
         and (search.created_before is None or row.created_at < search.created_before)
         and (punishments.is_active(row, now) or not search.active_only)
+        and bears(row, search.q, fragments=fragments)
     ]
 
     def key(row: Punishment) -> tuple[Any, ...]:
@@ -189,7 +192,8 @@ def test_a_search_for_words_and_fragments_is_the_rule_applied_to_every_reason(
     cursor = None
     while True:
         by_offset = ask(conn, msgspec.structs.replace(search, offset=len(found)), now)
-        by_cursor = ask(conn, msgspec.structs.replace(search, cursor=cursor), now)
+        # The first page has no cursor yet, and is the same question.
+        by_cursor = by_offset if cursor is None else ask(conn, msgspec.structs.replace(search, cursor=cursor), now)
         assert by_offset.total == by_cursor.total == len(whole)
         assert by_offset.punishments == by_cursor.punishments == whole[len(found) : len(found) + search.limit]
         found += by_cursor.punishments

@@ -19,7 +19,7 @@ from modledger.projections.fragments import FragmentsNeeded
 from modledger.projections.profile import Profile
 from modledger.projections.projector import advance
 from modledger.projections.user_search import Page, Search, find, page, statement
-from modledger.workers.migrate import migrate
+from tests.large_tables import indexes_afterwards
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, SECOND, Happened, append, memory_ledger
 from tests.random_history import MINUTES
@@ -63,10 +63,9 @@ def history() -> list[Happened]:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres_server: str) -> Iterator[str]:
+def database_url(postgres_server: str, template_database: str) -> Iterator[str]:
     name = f"users_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     versions: dict[str, int] = {}
     with memory_ledger() as ledger, psycopg.connect(url, autocommit=True) as conn:
         for happened in history():
@@ -99,7 +98,9 @@ def ask(conn: psycopg.Connection, search: Search, now: datetime = NOW, *, fragme
 def found_by(row: Profile, q: str, *, fragments: bool) -> bool:
     key = row.username_key
     named = key is not None and (
-        profile.name_key(q) in key if fragments and len(q) >= 3 else key.startswith(profile.name_key(q))
+        profile.name_key(q) in key
+        if fragments and len(profile.name_key(q)) >= 3
+        else key.startswith(profile.name_key(q))
     )
     return named or q == str(row.user_id)
 
@@ -153,7 +154,8 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     conn: psycopg.Connection, rows: list[Profile], search: Search, now: datetime, fragments: bool
 ) -> None:
     q = search.q
-    if not fragments and q is not None and len(q) >= 3 and not any(found_by(r, q, fragments=False) for r in rows):
+    known = q is None or len(profile.name_key(q)) < 3 or any(found_by(row, q, fragments=False) for row in rows)
+    if not fragments and not known:
         with pytest.raises(FragmentsNeeded):
             ask(conn, search, now, fragments=False)
         return
@@ -163,7 +165,10 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     cursor = None
     while True:
         offset_page = ask(conn, msgspec.structs.replace(search, offset=len(by_offset)), now, fragments=fragments)
-        cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), now, fragments=fragments)
+        cursor_page = offset_page
+        # Without a cursor, on the first page, it is the same question.
+        if cursor is not None:
+            cursor_page = ask(conn, msgspec.structs.replace(search, cursor=cursor), now, fragments=fragments)
         assert offset_page.total == cursor_page.total == len(whole)
         by_offset += [one.profile.user_id for one in offset_page.users if one.profile is not None]
         by_cursor += [one.profile.user_id for one in cursor_page.users if one.profile is not None]
@@ -261,29 +266,29 @@ FILTERS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def many(postgres_server: str) -> Iterator[psycopg.Connection]:
+def many(postgres_server: str, template_database: str) -> Iterator[psycopg.Connection]:
     """300,000 users: nearly all of them without any restriction, rank and subscription."""
     name = f"many_users_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url)
+    url = create_database(postgres_server, name, template_database)
     with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute(
-            """
-            insert into profiles (user_id, version, registered, username, username_key, username_code, level, prefix,
-                tier, tier_until, trial_used, open_punishments, banned_until, timeout_until, held, created_at,
-                updated_at)
-            select n, 1, true, name, name, name,
-                case when n % 499 = 0 then n / 499 % 4 else 0 end, '!',
-                case when n % 50 = 0 then 1 + n / 50 % 3 else 0 end,
-                case when n % 50 = 0 and n / 50 % 3 < 2 then now() + (n % 997 - 2) * interval '1 hour' end,
-                false, '{}',
-                case when n % 70 = 0 then now() + (n % 991 - 2) * interval '1 hour' end,
-                case when n % 130 = 0 then now() + (n % 983 - 2) * interval '1 hour' end,
-                case when n % 70 = 0 then 2 when n % 130 = 0 then 1 else 0 end, now(), now()
-            from generate_series(1, 300000) as n
-            cross join lateral (select case when n % 90 <> 0 then substr(md5(n::text), 1, 12) end as name) as named
-            """
-        )
+        with indexes_afterwards(conn, "profiles"):
+            conn.execute(
+                """
+                insert into profiles (user_id, version, registered, username, username_key, username_code, level,
+                    prefix, tier, tier_until, trial_used, open_punishments, banned_until, timeout_until, held,
+                    created_at, updated_at)
+                select n, 1, true, name, name, name,
+                    case when n % 499 = 0 then n / 499 % 4 else 0 end, '!',
+                    case when n % 50 = 0 then 1 + n / 50 % 3 else 0 end,
+                    case when n % 50 = 0 and n / 50 % 3 < 2 then now() + (n % 997 - 2) * interval '1 hour' end,
+                    false, '{}',
+                    case when n % 70 = 0 then now() + (n % 991 - 2) * interval '1 hour' end,
+                    case when n % 130 = 0 then now() + (n % 983 - 2) * interval '1 hour' end,
+                    case when n % 70 = 0 then 2 when n % 130 = 0 then 1 else 0 end, now(), now()
+                from generate_series(1, 300000) as n
+                cross join lateral (select case when n % 90 <> 0 then substr(md5(n::text), 1, 12) end as name) as named
+                """
+            )
         conn.execute(
             "insert into profile_counts"
             " select registered, held, level, tier, count(*) from profiles group by registered, held, level, tier"
@@ -301,9 +306,15 @@ def read_from_end_to_end(conn: psycopg.Connection, search: Search, now: datetime
 
 def test_on_many_users_every_combination_is_served_by_an_index_and_its_total_is_exact(many: psycopg.Connection) -> None:
     (now,) = many.execute("select now()").fetchone() or (NOW,)
-    columns = ", ".join(profile.TABLE.columns)
-    rows = [profile.row_of(line) for line in many.execute(f"select {columns} from profiles".encode()).fetchall()]
-    kinds = Counter((profile.state(row, now), row.level, profile.tier(row, now)) for row in rows)
+    # All that the rules look at; of most of these there are thousands that are alike.
+    columns = ("level", "tier", "tier_until", "banned_until", "timeout_until")
+    alike = many.execute(f"select count(*), {', '.join(columns)} from profiles group by {', '.join(columns)}".encode())
+    kinds: Counter[tuple[int, int, int]] = Counter()
+    for count, *values in alike:
+        named = dict(zip(columns, values, strict=True))
+        row = Profile(user_id=1, version=1, created_at=now, updated_at=now, **named)
+        kinds[profile.state(row, now), row.level, profile.tier(row, now)] += count
+    assert kinds.total() == 300_000
     for filters in FILTERS:
         found = ask(many, Search(limit=1, **filters), now)
         asked = tuple(filters.values())
