@@ -20,6 +20,7 @@ from modledger.http import (
     authentication,
     bot_reports,
     bots,
+    direct,
     erasure,
     fragments,
     freshness,
@@ -152,7 +153,7 @@ def operations(origins: Sequence[str]) -> Litestar:
         # Ours is structlog, in edge.py and errors.py.
         logging_config=None,
     )
-    app.state["unnamed"] = refused_preflights_as_errors(app.asgi_handler)
+    app.state["unnamed"] = direct.directly(app, refused_preflights_as_errors(app.asgi_handler))
     return app
 
 

@@ -14,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from modledger.domain.rank import ACCESS
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
-from modledger.http import parameters
+from modledger.http import direct, parameters
 from modledger.http.client_address import client_address
 from modledger.http.errors import BODY_LIMIT, Problem, Unavailable, late, too_large
 from modledger.http.keys import Caller, authenticate_bot
@@ -89,7 +89,8 @@ def read(
     )
     return get(
         path,
-        before_request=_admission(access, kind, start, travels=travels),
+        middleware=[direct.instead],
+        opt={direct.ADMIT: _admission(access, kind, start, travels=travels)},
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
@@ -118,6 +119,12 @@ def command(
     opens or ends a session; ``batched``: a 5xx names the batch of which a part may be done. ``body_limit``
     in bytes, a multiple of 1024; api.md gives 64 KiB, which the longest lists that it allows do not fit in."""
     kind = kind_of(path if isinstance(path, str) else path[0], for_bots=access.who == "bot")
+    admit = _admission(access, kind, None)
+
+    async def before(request: AnyRequest) -> None:
+        # The framework reads the arguments of a command; what this answers it would take for the answer.
+        await admit(request)
+
     statuses = {
         400: "reason is required",
         409: "Idempotency-Key was already used with another request",
@@ -145,7 +152,7 @@ def command(
         path,
         status_code=200,
         request_max_body_size=body_limit,
-        before_request=_admission(access, kind, None),
+        before_request=before,
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
@@ -178,8 +185,8 @@ def _often_statuses(kind: Kind | None) -> dict[int, str]:
 
 def _admission(
     access: Access, kind: Kind | None, start: Callable[[AnyRequest], None] | None, *, travels: bool = False
-) -> Callable[[AnyRequest], Awaitable[None]]:
-    async def admit(request: AnyRequest) -> None:
+) -> direct.Admit:
+    async def admit(request: AnyRequest) -> Mapping[str, Any]:
         counted = None if kind is None else _count_client(request, kind)
         if start is not None:
             start(request)
@@ -198,9 +205,11 @@ def _admission(
         if counted is not None:
             await counted
         await _count_bot(request)
-        if request.method == "POST" and access.who != "bot":
-            check_origin(request)
-        await parameters.check(request)
+        if request.method == "POST":
+            if access.who != "bot":
+                check_origin(request)
+            await parameters.check_body(request)
+        return parameters.arguments(request)
 
     return admit
 

@@ -11,6 +11,7 @@ from litestar.datastructures import State
 
 from modledger.domain.seal_proofs import UNSEALED
 from modledger.domain.subjects import ADMIN
+from modledger.http.answers import reply
 from modledger.http.endpoints import NOBODY, STAFF, AnyRequest, read
 from modledger.http.errors import JSON, RETRY_AFTER, Unavailable
 from modledger.http.services import Services, services
@@ -200,8 +201,8 @@ def _view(
     tag="Health",
     example={"status": "live"},
 )
-async def get_live() -> LiveView:
-    return LiveView(status="live")
+async def get_live(request: AnyRequest) -> Response[LiveView]:
+    return reply(request, LiveView(status="live"), None)
 
 
 @read(

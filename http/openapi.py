@@ -356,7 +356,7 @@ class _Viewer(OpenAPIRenderPlugin):
 
 
 async def _refuse_parameters(request: Request[Any, Any, Any]) -> None:
-    parameters.check_query(request.scope["query_string"], {})
+    parameters.query_values(request.scope["query_string"], {})
 
 
 async def _refuse_framework_page(response: Response[Any]) -> Response[Any]:

@@ -38,12 +38,14 @@ Kind = Literal["integer", "number", "boolean", "moment", "text", "uuid", "choice
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What one parameter or field may hold. ``low`` and ``high`` bound a number's value, a text's length after trimming
-    or how many items a list holds; ``digits``: an integer may also come as a string of digits. ``of``: the one rule for
-    the items of a list, or those of an object's fields. ``any``: the handler looks at it itself."""
+    """What one parameter or field may hold. ``argument``: the handler's name for a parameter. ``low`` and ``high``
+    bound a number's value, a text's length after trimming or how many items a list holds; ``digits``: an integer may
+    also come as a string of digits. ``of``: the one rule for the items of a list, or those of an object's fields.
+    ``any``: the handler looks at it itself."""
 
     name: str
     kind: Kind
+    argument: str = ""
     low: int | None = None
     high: int | None = None
     choices: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ def _read_rules(handler: BaseRouteHandler) -> tuple[dict[str, Rule], dict[str, R
             kind, choices = _kind_of(field.annotation)
             rule = Rule(
                 name=definition.name or name,
+                argument=name,
                 kind=kind,
                 low=_integer_or_none(definition.ge if definition.ge is not None else definition.min_length),
                 high=_integer_or_none(definition.le if definition.le is not None else definition.max_length),
@@ -217,17 +220,22 @@ def listed_header(request: Request[Any, Any, Any], name: str) -> str | None:
 # -- the check
 
 
-async def check(request: Request[Any, Any, Any]) -> None:
-    """Raises Problem 415, 413, 408 or 400, naming the first thing that is wrong with the request."""
-    path, query, body = rules_of(request.route_handler)
+async def check_body(request: Request[Any, Any, Any]) -> None:
+    """Raises Problem 415, 413, 408 or 400, naming the first thing that is wrong with the body."""
+    _, _, body = rules_of(request.route_handler)
     if body is not None:
         require_json(request)
         check_fields(decode_object(await read_body(request)), body)
-    elif request.method == "POST" and (raw := await read_body(request)).strip():
+    elif (raw := await read_body(request)).strip():
         check_fields(decode_object(raw), ())
-    for name, rule in path.items():
-        check_text_value(rule, str(request.path_params[name]))
-    check_query(request.scope["query_string"], query)
+
+
+def arguments(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """What path and query hold, under the handler's names; what is left out is left to the handler. Raises Problem 400,
+    naming the first thing that is wrong."""
+    path, query, _ = rules_of(request.route_handler)
+    values = {rule.argument: text_value(rule, str(request.path_params[name])) for name, rule in path.items()}
+    return values | query_values(request.scope["query_string"], query)
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
@@ -266,53 +274,57 @@ def _body_limit(request: Request[Any, Any, Any]) -> int:
     return BODY_LIMIT if limit is None else int(limit)
 
 
-def check_query(raw: bytes, rules: Mapping[str, Rule]) -> None:
-    """Raises Problem 400 for the first parameter that is unknown, repeated or not what its rule allows, then for one
-    that is missing."""
+def query_values(raw: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """The values by their arguments. Raises Problem 400 for the first parameter that is unknown, repeated or not what
+    its rule allows, then for one that is missing."""
     try:
         given = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=len(rules) + 16)
     except ValueError:
         raise bad("the query must be UTF-8 and hold no more parameters than there are") from None
-    seen: set[str] = set()
+    values: dict[str, Any] = {}
     for name, value in given:
         rule = rules.get(name)
         if rule is None:
             raise bad(f"unknown parameter: {name[:_ECHO]}")
-        if name in seen:
+        if rule.argument in values:
             raise bad(f"{name} given more than once")
-        seen.add(name)
-        check_text_value(rule, value)
+        values[rule.argument] = text_value(rule, value)
     for rule in rules.values():
-        if rule.required and rule.name not in seen:
+        if rule.required and rule.argument not in values:
             raise bad(f"{rule.name} is required")
+    return values
 
 
-def check_text_value(rule: Rule, value: str) -> None:
-    """Raises Problem 400 unless a value of path or query, which is text, is what the rule allows."""
+def text_value(rule: Rule, value: str) -> int | bool | datetime | UUID | str:
+    """What a value of path or query, which is text, says. Raises Problem 400 unless it is what the rule allows."""
     match rule.kind:
         case "integer":
             # int() alone would take "+1", " 1", "1_000", "007" and the digits of other scripts. 40 digits are beyond
             # any range.
-            _check_range(rule, int(value[:40]) if re.fullmatch(r"0|-?[1-9][0-9]*", value) else None)
+            number = int(value[:40]) if re.fullmatch(r"0|-?[1-9][0-9]*", value) else None
+            return _within_range(rule, number)
         case "boolean":
             if value.lower() not in ("true", "false", "1", "0"):
                 raise bad(f"{rule.name} must be true or false")
+            return value.lower() in ("true", "1")
         case "moment":
-            parse_moment(rule.name, value)
+            return parse_moment(rule.name, value)
         case "text":
             _check_text(rule, value)
         case "uuid":
             if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value, re.IGNORECASE | re.ASCII):
                 raise bad(f"{rule.name} must be a UUID")
+            return UUID(value)
         case "choice":
             if value not in rule.choices:
                 raise bad(f"{rule.name} must be one of {', '.join(rule.choices)}")
+    return value
 
 
-def _check_range(rule: Rule, number: int | None) -> None:
+def _within_range(rule: Rule, number: int | None) -> int:
     low, high = rule.low, rule.high
     if number is not None and (low is None or number >= low) and number <= (MAX_INTEGER if high is None else high):
-        return
+        return number
     if low is not None and high is not None:
         raise bad(f"{rule.name} must be between {low} and {high}")
     if low is not None and (number is None or number < low):
@@ -386,10 +398,10 @@ def _check_json_value(rule: Rule, value: object) -> None:
     match rule.kind:
         case "integer":
             if "digits" in rule.choices and isinstance(value, str):
-                check_text_value(rule, value)
+                text_value(rule, value)
                 return
             # bool is an int to Python, and true is not a number to anybody else.
-            _check_range(rule, value if isinstance(value, int) and not isinstance(value, bool) else None)
+            _within_range(rule, value if isinstance(value, int) and not isinstance(value, bool) else None)
         case "boolean":
             if not isinstance(value, bool):
                 raise bad(f"{rule.name} must be true or false")
@@ -402,7 +414,7 @@ def _check_json_value(rule: Rule, value: object) -> None:
         case "number":
             _check_number(rule, value)
         case "choice":
-            check_text_value(rule, value if isinstance(value, str) else "")
+            text_value(rule, value if isinstance(value, str) else "")
         case "list":
             if not isinstance(value, list):
                 raise bad(f"{rule.name} must be a list")
