@@ -25,7 +25,11 @@ _EVERYWHERE = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_POLICY = b"content-security-policy"
+_UNLESS_GIVEN = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    # Who may see what changes from one moment to the next.
+    (b"cache-control", b"no-store"),
+)
 
 
 def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
@@ -73,23 +77,17 @@ def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog, st
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], *_EVERYWHERE]
-                given = {name.lower() for name, _ in headers}
-                if _CORRELATION not in given:
-                    headers.append((_CORRELATION, named.encode()))
-                if _POLICY not in given:
-                    headers.append((_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
-                if b"cache-control" not in given:
-                    # Who may see what changes from one moment to the next.
-                    headers.append((b"cache-control", b"no-store"))
+                # In lower case: so ASGI wants them.
+                given = {name for name, _ in message["headers"]}
+                unless_given = ((_CORRELATION, named.encode()), *_UNLESS_GIVEN)
+                added = [one for one in unless_given if one[0] not in given]
                 if stopping():
                     # Or the next request might be on its way while we close it, and nobody would know whether it came.
-                    headers.append((b"connection", b"close"))
-                message["headers"] = headers
+                    added.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *_EVERYWHERE, *added]
             await send(message)
 
         requests.began()
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(correlation_id=named)
         try:
             await app(scope, receive, send_named)

@@ -1,6 +1,5 @@
 """GET /v1/users/profile/{username} (api.md §5.1), and how a profile's row becomes what anybody sees of a user."""
 
-import asyncio
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -174,7 +173,7 @@ def _start(request: AnyRequest) -> None:
     # On its way together with the session, in the same turn of the loop: one wait for both.
     key = searchable(request.path_params["username"])
     if key is not None and not asks_about_the_past(request):
-        request.scope["state"]["profile"] = services(request).names.start(key)
+        request.scope["state"]["profile"] = services(request).names.load(key)
 
 
 async def current_detail(request: AnyRequest, user_id: int) -> Detail:
@@ -220,8 +219,8 @@ async def get_user_profile(
 
     async def by_name() -> Found:
         nonlocal started
-        future, started = started or has.names.start(key), None
-        row = await asyncio.shield(future)
+        future, started = started or has.names.load(key), None
+        row = await future
         assert row is not None
         return profile.found((key, *row))
 

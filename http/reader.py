@@ -7,12 +7,14 @@ answered by one statement with ``= any($1)``. Everything here belongs to one eve
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.types.json import set_json_loads
 
 from modledger.http.errors import Unavailable
 
@@ -20,6 +22,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 Row = tuple[Any, ...]
+_Waiting = dict[K, list["asyncio.Future[Row | None]"]]
 Cursor = psycopg.AsyncRawCursor[Row]
 
 STATEMENT_TIMEOUT_MS = 5_000
@@ -155,6 +158,8 @@ class Reader:
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="modledger http",
         )
+        # What is stored as JSON; the driver's own way takes several times as long.
+        set_json_loads(msgspec.json.decode, connection)
         try:
             # By a statement and not by the start-up's options, which a pooler before the server may refuse.
             # UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
@@ -176,7 +181,8 @@ class Reader:
 
 async def _rows(cursor: Cursor, query: str, args: Sequence[object]) -> list[Row]:
     await cursor.execute(query.encode(), args)
-    return await cursor.fetchall() if cursor.description else []
+    # Whether it answers rows: a description of their columns takes as long as they do.
+    return await cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
 
 class Coalesced(Generic[K]):
@@ -192,28 +198,26 @@ class Coalesced(Generic[K]):
     def __init__(self, reader: Reader, query: str) -> None:
         self._reader = reader
         self._query = query
-        self._waiting: dict[K, asyncio.Future[Row | None]] = {}
+        self._waiting: _Waiting[K] = {}
         self._runs: set[asyncio.Task[None]] = set()
         self._most_runs = max(1, reader.size // 2)
         self._scheduled = False
 
-    async def load(self, key: K) -> Row | None:
-        """The row without its key, None where there is none. Raises Unavailable."""
-        # Shielded: one waiter that is cancelled must not cancel the others' answer.
-        return await asyncio.shield(self.start(key))
-
-    def start(self, key: K) -> "asyncio.Future[Row | None]":
-        """Puts the key on its way at once; the future is shared, so await it through ``asyncio.shield``."""
-        future = self._waiting.get(key)
-        if future is None:
-            loop = asyncio.get_running_loop()
-            future = self._waiting[key] = loop.create_future()
-            # Whoever waits learns of an exception; if nobody does any more, nobody has to.
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    def load(self, key: K) -> "asyncio.Future[Row | None]":
+        """Puts the key on its way at once, whether or not it is awaited: the row without its key, None where there is
+        none. Raises Unavailable when awaited."""
+        loop = asyncio.get_running_loop()
+        # One for each who asks: a waiter that is cancelled must not cancel the others' answer.
+        future: asyncio.Future[Row | None] = loop.create_future()
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self._waiting[key] = [future]
             if not self._scheduled and len(self._runs) < self._most_runs:
                 self._scheduled = True
                 # Not at once: the other requests of this turn of the loop come along.
                 loop.call_soon(self._start_run)
+        else:
+            waiting.append(future)
         return future
 
     def _start_run(self) -> None:
@@ -228,21 +232,26 @@ class Coalesced(Generic[K]):
         self._runs.discard(run)
         self._start_run()
 
-    async def _run(self, taken: "dict[K, asyncio.Future[Row | None]]") -> None:
+    async def _run(self, taken: _Waiting[K]) -> None:
         try:
             rows = {row[0]: row[1:] for row in await self._reader.fetch(self._query, list(taken))}
         except asyncio.CancelledError:
-            _fail(taken.values(), Unavailable("the read was cancelled"))
+            _fail(taken, Unavailable("the read was cancelled"))
             raise
         except Exception as error:
-            _fail(taken.values(), error)
+            _fail(taken, error)
             return
-        for key, future in taken.items():
+        for key, futures in taken.items():
+            row = rows.get(key)
+            for future in futures:
+                if not future.done():
+                    future.set_result(row)
+
+
+def _fail(taken: _Waiting[K], error: Exception) -> None:
+    for futures in taken.values():
+        for future in futures:
             if not future.done():
-                future.set_result(rows.get(key))
-
-
-def _fail(futures: "Iterable[asyncio.Future[Row | None]]", error: Exception) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
+                future.set_exception(error)
+                # Asked for here, so that nobody is told of it where nobody waits any more.
+                future.exception()

@@ -329,7 +329,8 @@ def found(row: Sequence[Any]) -> Found:
 def row_of(columns: Sequence[Any]) -> Profile:
     """The row Struct from the columns of ``COLUMNS``."""
     values = dict(zip(TABLE.columns, columns, strict=True))
-    values["open_punishments"] = msgspec.convert(values["open_punishments"], standing.OpenPunishments, strict=False)
+    if values["open_punishments"]:
+        values["open_punishments"] = msgspec.convert(values["open_punishments"], standing.OpenPunishments, strict=False)
     return Profile(**values)
 
 
