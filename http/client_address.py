@@ -13,6 +13,7 @@ from typing import Any
 from litestar import Request
 
 from modledger.domain.settings import Network
+from modledger.http.parameters import header_values
 from modledger.http.services import services
 
 Address = IPv4Address | IPv6Address
@@ -26,7 +27,7 @@ def client_address(request: Request[Any, Any, Any]) -> Address | None:
     trusted = services(request).settings.trusted_proxies
     if peer is None or not _within(peer, trusted):
         return peer
-    return forwarded_for(peer, request.headers.getall("x-forwarded-for", []), trusted)
+    return forwarded_for(peer, header_values(request, "x-forwarded-for"), trusted)
 
 
 def client_ip(request: Request[Any, Any, Any]) -> str | None:

@@ -164,7 +164,9 @@ def permission_change_view(change: permission_history.PermissionChange) -> Permi
 
 def searchable(username: str) -> str | None:
     """The form under which the name is found; None for what can be nobody's name."""
-    if len(username) > _LONGEST_NAME or any(c == "\x00" or "\ud800" <= c <= "\udfff" for c in username):
+    if len(username) > _LONGEST_NAME or "\x00" in username:
+        return None
+    if not username.isascii() and any("\ud800" <= c <= "\udfff" for c in username):
         return None
     return profile.name_key(username)
 

@@ -16,6 +16,7 @@ from modledger.domain.subjects import ADMIN, USER
 from modledger.http.errors import Problem, unauthenticated
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.keys import caller_of
+from modledger.http.parameters import header_values
 from modledger.http.reader import Row
 from modledger.http.services import Services, services
 from modledger.projections import profile as profiles
@@ -160,7 +161,7 @@ def token_of(request: Request[Any, Any, Any]) -> str | None:
     """The token in the request's cookie, of several the last; None where there is none that could be ours."""
     # Not the framework's own reading: it knows the first header only, and HTTP/2 may bring each cookie in one of its
     # own (RFC 9113 §8.2.3).
-    for line in reversed(request.headers.getall("cookie", [])):
+    for line in reversed(header_values(request, "cookie")):
         for pair in reversed(line.split(";")):
             name, _, value = pair.partition("=")
             if name.strip() == COOKIE:
