@@ -285,9 +285,8 @@ def query_values(raw: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
     """The values by their arguments. Raises Problem 400 for the first parameter that is unknown, repeated or not what
     its rule allows, then for one that is missing."""
     try:
-        given = raw and parse_qsl(
-            raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=len(rules) + 16
-        )
+        text, most = raw.decode("ascii"), len(rules) + 16
+        given = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=most) if text else []
     except ValueError:
         raise bad("the query must be UTF-8 and hold no more parameters than there are") from None
     values: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """The HTTP process: one event loop, one process, stopped in order at SIGTERM."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 
 # No statement of ours takes longer; but a client that sends a byte now and then would keep us for ever.
 FINISH_SECONDS = 8
+# Objects, net: more than all the requests that are in hand at once hold.
+COLLECT_AFTER = 10_000
 
 
 def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
@@ -57,6 +60,11 @@ def serve(settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
             watched_process(registry, "serve", settings, conninfo, lambda: _ledger(app), lambda: _pools(app)),
             metrics_served(settings, registry),
         ):
+            # What is there by now stays; and what requests make mostly goes by its count of references. At Python's own
+            # threshold the collector looks through all requests in hand at every thirtieth (docs/performance.md).
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(COLLECT_AFTER)
             uvloop.run(_run(server, app, settings.drain_seconds))
 
 
