@@ -16,7 +16,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from modledger.http.errors import JSON, answer_error
+from modledger.http.admission import admitted
+from modledger.http.errors import JSON, Busy, answer_error
 
 # Where an operation keeps its admission: it lets the request in or raises, and answers the handler's arguments.
 ADMIT = "admit"
@@ -43,6 +44,7 @@ def instead(app: ASGIApp) -> ASGIApp:  # noqa: ARG001
 def directly(app: Litestar, otherwise: ASGIApp) -> ASGIApp:
     """The reads of ``app`` without detour; what is no plain request for one goes to ``otherwise``."""
     fixed, beginnings, others = _reads(app)
+    among_others = admitted(_answer)
 
     def find(scope: HTTPScope) -> _Read | None:
         if scope["method"] != "GET" or scope["root_path"]:
@@ -63,10 +65,13 @@ def directly(app: Litestar, otherwise: ASGIApp) -> ASGIApp:
         return found
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP and find(scope) is not None:
-            await _answer(scope, receive, send)
-        else:
+        if scope["type"] != ScopeType.HTTP or find(scope) is None:
             await otherwise(scope, receive, send)
+            return
+        try:
+            await among_others(scope, receive, send)
+        except Busy as error:
+            await _send(answer_error(Request(scope, receive, send), error), send)
 
     return serve
 
