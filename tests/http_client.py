@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -234,9 +234,13 @@ def started(world: World, settings: Settings = SETTINGS) -> Iterator[World]:
     stopped = _STOPPED.setdefault(origins, [])
     app = stopped.pop() if stopped else operations(origins)
     logins = logins_on(world.database)
-    if not world.connection.execute("select from database_roles").fetchall():
-        # No copy of the suite's template.
-        give_rights(world.connection, made_logins(world.database))
+    with ExitStack() as stack:
+        connection = world.connection
+        if connection.closed:
+            connection = stack.enter_context(psycopg.connect(world.database, autocommit=True))
+        if not connection.execute("select from database_roles").fetchall():
+            # No copy of the suite's template.
+            give_rights(connection, made_logins(world.database))
     furnish(
         app,
         settings,
