@@ -1,4 +1,5 @@
-"""``make bench-overload``: what is left of a process's throughput when ten times as many clients come as serve it best.
+"""``make bench-overload``: what is left of a process's throughput when ten times as many clients come as serve it best,
+though no more than can be connected to it at once.
 
 For each kind of work it looks for the number of clients (8 … 128) that gets most answers a second, then measures that
 and ten times as many in turn: once with clients that wait as ``Retry-After`` says, once with such as come again at
@@ -31,6 +32,8 @@ from bench.replay_under_load import Product
 
 LEVELS = (8, 16, 32, 64, 128)
 TIMES = 10
+# Beyond workers/listening.py's CONNECTIONS a client would wait for another one to go.
+CROWD = 1000
 LEAST = 0.8
 # Connections, prepared statements, a first look at everything.
 WARM_SECONDS = 1.0
@@ -91,8 +94,8 @@ def measure(port: int, works: Works, rounds: int, seconds: float) -> tuple[list[
         for level in found:
             level.run(port, work(), seconds)
         best = Level(clients=max(found, key=lambda level: level.rate).clients)
-        many = Level(clients=best.clients * TIMES)
-        rude = Level(clients=best.clients * TIMES, patient=False)
+        crowded = min(best.clients * TIMES, CROWD)
+        many, rude = Level(clients=crowded), Level(clients=crowded, patient=False)
         levels = [best, many, rude]
         in_turn({str(n): _round(one, port, work, seconds) for n, one in enumerate(levels)}, rounds)
         most = max(level.rate for level in (*found, best))

@@ -1,4 +1,5 @@
-"""How many requests are worked on at once. Whoever comes beyond that is refused at once, with 503 and Retry-After.
+"""How many requests are worked on at once. For whoever comes beyond that nothing is done but to refuse them, with 503
+and Retry-After.
 
 All that a request may have to wait for in a process (connections, threads, the ledger's next commit, the count of a
 rate limit, the lock of an Idempotency-Key) is asked for by requests that were admitted here, so no queue gets longer
@@ -6,6 +7,7 @@ than their number, however many clients there are. A place is given up while a b
 slowly keeps nobody else out.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +26,9 @@ Kind = Literal["read", "command"]
 # which the refused come again, where a few hundred are answered in it (docs/reliability.md has figures); and more
 # would make nothing faster: of commands as many wait as threads are at work (app.py), one commit takes them all.
 LIMITS: Mapping[Kind, int] = {"read": 256, "command": 128}
+# For how long a refusal is kept back, in seconds. Clients that come again without waiting as it says would otherwise
+# cost the process more than those that it serves; so each connection costs two refusals a second at most.
+HOLD_SECONDS = 0.5
 # Those who start, stop and balance processes ask these, and have to be told most of all when there is too much to do.
 # They queue for nothing: of all that ask at the same time one asks the database (together.py).
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
@@ -90,7 +95,7 @@ class Place:
 
 
 def admitted(app: ASGIApp) -> ASGIApp:
-    """``app`` for as many requests at once as ``state["admission"]`` allows. Raises Busy for the others."""
+    """``app`` for as many requests at once as ``state["admission"]`` allows. Raises Busy for the others, in a while."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope.get("path_template") in PROBES:
@@ -98,7 +103,11 @@ def admitted(app: ASGIApp) -> ASGIApp:
             return
         kind: Kind = "command" if scope["method"] == "POST" else "read"
         place = scope["state"]["place"] = Place(scope["litestar_app"].state["admission"], kind)
-        place.take()
+        try:
+            place.take()
+        except Busy:
+            await asyncio.sleep(HOLD_SECONDS)
+            raise
         try:
             await app(scope, receive, send)
         finally:

@@ -120,7 +120,7 @@ def run(test: Callable[[Served], Awaitable[None]]) -> None:
     asyncio.run(served())
 
 
-def test_whoever_comes_beyond_the_places_is_refused_at_once_and_the_others_are_answered() -> None:
+def test_whoever_comes_beyond_the_places_is_refused_and_the_others_are_answered() -> None:
     async def test(served: Served) -> None:
         for method, kind in (("GET", "read"), ("POST", "command")):
             served.go.clear()

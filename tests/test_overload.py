@@ -28,7 +28,7 @@ def serve(world: World, tmp_path: Path) -> Iterator[Serve]:
         yield started
 
 
-def test_beyond_its_places_a_process_refuses_at_once_answers_probes_and_afterwards_all_is_well(
+def test_beyond_its_places_a_process_refuses_answers_probes_and_afterwards_all_is_well(
     world: World, serve: Serve
 ) -> None:
     came, over = Came(), threading.Event()
