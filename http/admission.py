@@ -27,7 +27,8 @@ Kind = Literal["read", "command"]
 # would make nothing faster: of commands as many wait as threads are at work (app.py), one commit takes them all.
 LIMITS: Mapping[Kind, int] = {"read": 256, "command": 128}
 # For how long a refusal is kept back, in seconds. Clients that come again without waiting as it says would otherwise
-# cost the process more than those that it serves; so each connection costs two refusals a second at most.
+# cost the process more than those that it serves; so each connection costs two refusals a second at most. Only where
+# a place was lost while a body came is one sent at once.
 HOLD_SECONDS = 0.5
 # Those who start, stop and balance processes ask these, and have to be told most of all when there is too much to do.
 # They queue for nothing: of all that ask at the same time one asks the database (together.py).

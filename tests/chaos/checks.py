@@ -240,15 +240,20 @@ def _written(moment: datetime | None) -> str | None:
 # -- ends
 
 
-def judge_ends(recorded: Sequence[Recorded], now: datetime) -> Iterator[Finding]:
-    """Every end that came before ``now`` is recorded, once, at its second and not before it."""
+def unrecorded_ends(recorded: Sequence[Recorded], now: datetime) -> Iterator[str]:
+    """Of everybody's ends that came before ``now`` those that are not recorded."""
     for stream, mine in by_stream(recorded).items():
         account = fold(subject_of(stream), mine)
-        if not isinstance(account, Account):
-            continue
-        for one in account.punishments.values():
-            if one.ending is None and one.expires_at is not None and one.expires_at <= now:
-                yield Finding("lapse", f"punishment {one.position} of {stream} ended at {one.expires_at} unrecorded")
+        if isinstance(account, Account):
+            for one in account.punishments.values():
+                if one.ending is None and one.expires_at is not None and one.expires_at <= now:
+                    yield f"punishment {one.position} of {stream} ended at {one.expires_at} unrecorded"
+
+
+def judge_ends(recorded: Sequence[Recorded], now: datetime) -> Iterator[Finding]:
+    """Every end that came before ``now`` is recorded, once, at its second and not before it."""
+    yield from (Finding("lapse", said) for said in unrecorded_ends(recorded, now))
+    for stream, mine in by_stream(recorded).items():
         endings = Counter(
             one.event.number for one in mine if isinstance(one.event, events.Revoked | events.PunishmentLapsed)
         )

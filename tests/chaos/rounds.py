@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,9 @@ import psycopg
 
 from modledger.domain import commands
 from modledger.domain.commands import ChangePermission, Context, RegisterUser
-from modledger.domain.envelope import OPERATOR, SYSTEM, Actor, Recorded, subject_of
+from modledger.domain.envelope import OPERATOR, SYSTEM, Actor
 from modledger.domain.execute import execute
 from modledger.domain.ledger import Ledger, LedgerUnavailable
-from modledger.domain.subjects import Account, fold
 from modledger.http.sessions import open_session
 from tests.chaos.checks import (
     Finding,
@@ -27,6 +26,7 @@ from tests.chaos.checks import (
     judge_reads,
     judge_tables,
     recorded_in,
+    unrecorded_ends,
 )
 from tests.chaos.faults import Pace, end_all, inject
 from tests.chaos.history import Command, History, Journal, read_history
@@ -100,7 +100,7 @@ class Rounds:
         with one.ledger() as ledger:
             for user in scene.users:
                 register(ledger, user, name_of(user), 0)
-        self._wait_until_well(scene)
+        self._wait_until_well()
         sessions = [
             Session(scene, staff, self._send, self._skew, journal, Random(f"{self._seed} {number} {staff.id}"))
             for staff in STAFF
@@ -116,10 +116,10 @@ class Rounds:
         for session in sessions:
             session.join()
         end_all(one)
-        self._wait_until_well(scene)
+        self._wait_until_well()
         self._resolve(scene, journal, rng)
         journal.close()
-        well_at = self._wait_until_well(scene)
+        well_at = self._wait_until_well()
         self._send.close()
         return self._judge(kinds, journal.path, well_at)
 
@@ -133,7 +133,7 @@ class Rounds:
             while not attempt(request, rng, self._send, self._skew, scene, journal) and time.monotonic() < until:
                 time.sleep(0.1)
 
-    def _wait_until_well(self, scene: Scene) -> datetime:
+    def _wait_until_well(self) -> datetime:
         """Until both servers answer, every projector is at the ledger's end, and every end that has come is there; the
         moment that this is true of."""
         until = time.monotonic() + PATIENCE_SECONDS
@@ -141,7 +141,7 @@ class Rounds:
         while time.monotonic() < until:
             now = datetime.now(UTC)
             try:
-                said = self._unwell(scene, now)
+                said = self._unwell(now)
             except (OSError, psycopg.Error, LedgerUnavailable, ValueError) as error:
                 said = repr(error)
             if not said:
@@ -149,16 +149,15 @@ class Rounds:
             time.sleep(0.2)
         raise Unwell(f"after {PATIENCE_SECONDS:.0f} s it is not well: {said}")
 
-    def _unwell(self, scene: Scene, now: datetime) -> str:
+    def _unwell(self, now: datetime) -> str:
         for server in range(len(SERVERS)):
             answer = self._send(server, "GET", "/health", STAFF[0].id, headers={}, patience=9.0)
             behind = [name for name, one in answer.body.get("projections", {}).items() if one["lag_events"]]
             if answer.status != 200 or answer.body["status"] != "healthy" or behind:
                 return f"{SERVERS[server]} says {answer.body}"
-        subjects = [*(f"user:{user}" for user in scene.users), *(f"guild:{guild}" for guild in scene.guilds)]
+        # Also of the subjects of earlier rounds, since these are judged too.
         with self._one.ledger() as ledger:
-            due = [one for stream, mine in ledger.load(subjects).items() for one in _due(stream, mine, now)]
-        return f"not recorded as ended: {', '.join(due)}" if due else ""
+            return ", ".join(unrecorded_ends(recorded_in(ledger), now))
 
     def _judge(self, kinds: list[str], path: Path, well_at: datetime) -> list[Finding]:
         history = read_history(path)
@@ -218,14 +217,6 @@ def register(ledger: Ledger, user_id: int, name: str, level: int) -> None:
 def _act(ledger: Ledger, command: commands.Command, actor: Actor) -> None:
     context = Context(actor=actor, at=datetime.now(UTC), command_id=uuid4(), correlation_id=uuid4(), via="cli")
     execute(ledger, command, context)
-
-
-def _due(stream: str, mine: Sequence[Recorded], now: datetime) -> Iterator[str]:
-    account = fold(subject_of(stream), mine)
-    assert isinstance(account, Account)
-    for one in account.punishments.values():
-        if one.ending is None and one.expires_at is not None and one.expires_at <= now:
-            yield f"punishment {one.position} of {stream}"
 
 
 def left_behind(one: Installation, to: Path) -> None:
