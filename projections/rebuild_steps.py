@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +46,9 @@ LOCK_PATIENCE = "100ms"
 # Vacuum lets go of a table for somebody who has waited for deadlock_timeout.
 VACUUM_PATIENCE = "60s"
 PROMOTION_TRIES = 100
+
+# Whether somebody runs the live projector, asked on a connection to what is read.
+Followed = Callable[[psycopg.Connection[Any]], bool]
 
 
 def fold_parts(conninfo: str, projector: Projector[Any], ledger: Ledger, stop: threading.Event) -> None:
@@ -125,9 +128,10 @@ def _copy(cursor: Cursor, projector: Projector[Any], rows: Sequence[Any]) -> Non
             copy.write_row(values)
 
 
-def finish(conninfo: str, projector: Projector[Any], ledger: Ledger) -> Replay:
+def finish(conninfo: str, projector: Projector[Any], ledger: Ledger, followed: Followed) -> Replay:
     """All that comes after the folding of the streams, up to ``verified``. For one process at a time, which the caller
-    sees to; goes on where another was killed. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
+    sees to; goes on where another was killed. ``followed`` says whether the tables that are read are brought up to the
+    ledger by somebody, so that waiting for them has an end. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
     with beside(conninfo, projector.name) as (conn, place):
         run = current(conn, place, projector)
         try:
@@ -138,7 +142,7 @@ def finish(conninfo: str, projector: Projector[Any], ledger: Ledger) -> Replay:
                 run = current(conn, place, projector)
             if run.state == "catching_up":
                 _catch_up(conn, projector, ledger)
-                note = _verify(conn, conninfo, place, projector, ledger)
+                note = _verify(conn, conninfo, place, projector, ledger, followed)
                 move(conn.cursor(row_factory=tuple_row), place, run.run, ["catching_up"], "verified", note=note)
         except (FoldFailed, UnreadableEvent, ReplayFailed) as error:
             fail(conn, place, run.run, str(error))
@@ -233,11 +237,16 @@ def _catch_up(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: 
 
 
 def _verify(
-    conn: psycopg.Connection[Any], conninfo: str, place: Place, projector: Projector[Any], ledger: Ledger
+    conn: psycopg.Connection[Any],
+    conninfo: str,
+    place: Place,
+    projector: Projector[Any],
+    ledger: Ledger,
+    followed: Followed,
 ) -> str:
     """Whether the rebuilt tables are right: equal to those that are read, or else to a fresh fold of the ledger.
     Answers what it found; raises ReplayFailed."""
-    differing = _differing_from_live(conn, conninfo, place, projector, ledger)
+    differing = _differing_from_live(conn, conninfo, place, projector, ledger, followed)
     if differing == 0:
         return "equal to the tables that are read, both ways"
     found = next(verify_projector(conninfo, projector, ledger, schema=place.shadow), None)
@@ -249,7 +258,12 @@ def _verify(
 
 
 def _differing_from_live(
-    conn: psycopg.Connection[Any], conninfo: str, place: Place, projector: Projector[Any], ledger: Ledger
+    conn: psycopg.Connection[Any],
+    conninfo: str,
+    place: Place,
+    projector: Projector[Any],
+    ledger: Ledger,
+    followed: Followed,
 ) -> int | None:
     """How many rows are in the rebuilt tables and not in those that are read, or the other way round, both at the same
     position; None where they cannot be compared."""
@@ -274,10 +288,12 @@ def _differing_from_live(
                     cursor.execute("select 1")
             if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 break
+            if not followed(live):
+                return None
             time.sleep(PAUSE_SECONDS)
             _catch_up(conn, projector, ledger)
         else:
-            # The live projector is stopped, or nobody runs it.
+            # Whoever runs it stands before an event, or is far behind.
             return None
         try:
             return sum(

@@ -31,7 +31,7 @@ from modledger.projections.rebuild import (
     current,
     drop,
 )
-from modledger.projections.rebuild_steps import fold_parts, promote
+from modledger.projections.rebuild_steps import finish, fold_parts, promote
 from modledger.projections.verification import verify_projector
 from modledger.workers.replay import promote_replay, run_replay
 from modledger.workers.runner import catch_up
@@ -139,6 +139,23 @@ def test_a_rebuild_mends_tables_that_differ_from_the_ledger_and_says_how_much(
     [note] = rebuilt(ledger, database, [profile.PROJECTOR])
     assert note == "equal to a fresh fold of the ledger, from which the tables that are read differ in 3 rows"
     assert contents(conn, TABLES) == right
+
+
+def test_tables_that_are_behind_are_waited_for_only_while_somebody_brings_them_up(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(300))
+    answers = [True, True, False]
+
+    def followed(live: psycopg.Connection[Any]) -> bool:
+        assert live.execute("select count(*) from profiles").fetchone() == (0,)
+        return answers.pop(0)
+
+    create_replay(database, profile.PROJECTOR, ledger)
+    fold_parts(database, profile.PROJECTOR, ledger, GO_ON)
+    run = finish(database, profile.PROJECTOR, ledger, followed)
+    assert (run.state, run.note) == ("verified", "equal to a fresh fold of the ledger")
+    assert answers == []
 
 
 def test_live_projectors_go_on_from_the_new_tables(

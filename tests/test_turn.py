@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 
-from modledger.workers.turn import KEEPALIVES, wait_for_turn
+from modledger.workers.turn import KEEPALIVES, is_taken, wait_for_turn
 from tests.postgres_processes import server_for_tests
 
 
@@ -27,3 +27,17 @@ def test_the_server_looks_for_a_holder_that_vanished_much_sooner_than_it_would_b
         assert shown == {name: (value,) for name, value in KEEPALIVES.items()}
     finally:
         server.detach()
+
+
+def test_a_turn_is_taken_from_when_it_is_given_until_its_holder_ends(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as other:
+        with psycopg.connect(database, autocommit=True) as holder:
+            assert not is_taken(other, "profile")
+            assert wait_for_turn(holder, "profile", threading.Event())
+            assert is_taken(other, "profile")
+            assert is_taken(holder, "profile")
+            assert not is_taken(other, "punishments")
+        # The server gives it back when it finds that the connection has ended.
+        assert wait_for_turn(other, "profile", threading.Event())
+        other.execute("select pg_advisory_unlock_all()")
+        assert not is_taken(other, "profile")

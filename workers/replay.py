@@ -26,7 +26,7 @@ from modledger.projections.rebuild import (
 )
 from modledger.projections.rebuild_steps import finish, fold_parts, promote
 from modledger.workers.replay_progress import of_rebuild, watched
-from modledger.workers.turn import wait_for_turn
+from modledger.workers.turn import is_taken, wait_for_turn
 
 log = structlog.get_logger()
 
@@ -46,7 +46,9 @@ def run_replay(
     with _helpers(projector.name, processes - 1):
         fold_parts(conninfo, projector, ledger, stop)
     with turn(conninfo, projector.name, stop):
-        return finish(conninfo, projector, ledger)
+        return finish(
+            conninfo, projector, ledger, lambda connection: is_taken(connection, f"projector {projector.name}")
+        )
 
 
 def promote_replay(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:

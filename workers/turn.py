@@ -19,6 +19,18 @@ def turn_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"modledger {name}".encode()).digest()[:8], signed=True)
 
 
+def is_taken(connection: psycopg.Connection, name: str) -> bool:
+    """Whether somebody is active under that name now."""
+    # In memory, a line per lock. A bigint key stands there as two halves.
+    row = connection.execute(
+        "select exists (select from pg_locks where locktype = 'advisory' and objsubid = 1 and granted"
+        " and database = (select oid from pg_database where datname = current_database())"
+        " and (classid::bigint << 32) | objid::bigint = %s)",
+        (turn_key(name),),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def wait_for_turn(connection: psycopg.Connection, name: str, stop: threading.Event) -> bool:
     """Blocks until this connection (autocommit) is the only active one under that name; False when stopped first.
 
