@@ -12,6 +12,9 @@ from modledger.domain.subjects import Account, State, User
 def target_of(command: Command) -> Subject:
     """The subject whose stream the command writes."""
     match command:
+        # First, as these come by the thousand.
+        case importing.Import():
+            return importing.subject(command)
         case (
             commands.RegisterUser()
             | commands.UpdateUser()
@@ -39,8 +42,6 @@ def target_of(command: Command) -> Subject:
             | commands.EraseSubject()
         ):
             return command.target
-        case importing.Import():
-            return importing.subject(command)
     raise TypeError(f"{type(command).__name__} is not a command of the domain")
 
 
@@ -84,6 +85,8 @@ def _issuers(account: Account, *numbers: int) -> set[str]:
 def decide(command: Command, facts: Facts) -> list[Decided]:
     """The events that the command brings about, in order; raises Refused. Empty: nothing to change."""
     match command:
+        case importing.Import():
+            return importing.bring(command, facts)
         case commands.RegisterUser():
             return identity.register_user(command, facts)
         case commands.UpdateUser():
@@ -134,6 +137,4 @@ def decide(command: Command, facts: Facts) -> list[Decided]:
             return punishments.lapse(command, facts)
         case commands.EraseSubject():
             return erasure.erase(command, facts)
-        case importing.Import():
-            return importing.bring(command, facts)
     raise TypeError(f"{type(command).__name__} is not a command of the domain")

@@ -1,7 +1,7 @@
 """From a command to the ledger: load what the decision reads, decide, append; again when somebody was faster."""
 
-from collections.abc import Collection, Mapping, Sequence
-from uuid import UUID, uuid5
+from collections.abc import Callable, Collection, Mapping, Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -11,6 +11,7 @@ from modledger.domain.envelope import NewEvent, Recorded, Subject
 from modledger.domain.facts import Decided, Facts
 from modledger.domain.kept_states import Folded, KeptStates, load_folded
 from modledger.domain.ledger import Append, Ledger, VersionConflict
+from modledger.domain.name_ids import name_id
 from modledger.domain.refusals import Conflict, Refused
 from modledger.domain.subjects import State, evolve, fold, fork
 
@@ -37,9 +38,18 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     refused: Refused | None = None
 
 
+class DecidedBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """``decisions``: one for each command. ``unchanged``: the streams on which it was decided that a command brings
+    nothing."""
+
+    decisions: list[Decision]
+    appends: list[Append]
+    unchanged: set[str]
+
+
 def event_id(command_id: UUID, index: int) -> UUID:
     """The id of a command's event number ``index`` (from 0): the same at every try."""
-    return uuid5(command_id, str(index))
+    return name_id(command_id.bytes, str(index))
 
 
 def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates | None = None) -> Outcome:
@@ -104,36 +114,58 @@ def execute_batch(
             missing = {s for command, context in items for s in needed(command, context, states)} - states.keys()
         # After the load: a command whose events it brought must be recognised and not decided a second time.
         known = ledger.known_commands([context.command_id for _, context in items])
-        decisions: list[Decision] = []
-        appends: list[Append] = []
-        for command, context in items:
-            if context.command_id in known:
-                decisions.append(Decision(duplicate=True))
-                continue
-            if missing := needed(command, context, states) - states.keys():
-                states |= _forks(ledger, kept, missing)
-            try:
-                decided = decide(command, Facts(context, states))
-            except Refused as refused:
-                decisions.append(Decision(refused=refused))
-                continue
-            append = _append(command, context, decided, states)
-            for event in append.events:
-                evolve(states[event.stream], event)
-            if append.events:
-                known.add(context.command_id)
-                appends.append(append)
-            decisions.append(Decision(events=append.events))
+        decided = decide_batch(items, states, known, lambda streams: _forks(ledger, kept, streams))
         try:
-            if appends:
-                ledger.append_batch(appends)
+            if decided.appends:
+                ledger.append_batch(decided.appends)
         except VersionConflict:
             if len(items) > 1:
                 middle = len(items) // 2
                 return execute_batch(ledger, items[:middle], kept) + execute_batch(ledger, items[middle:], kept)
             continue
-        kept.forget(stream for append in appends for stream in append.erase)
-        return decisions
+        kept.forget(stream for append in decided.appends for stream in append.erase)
+        return decided.decisions
+
+
+def decide_batch(
+    items: Sequence[tuple[Command, Context]],
+    states: dict[str, State],
+    known: set[UUID],
+    load: Callable[[set[str]], Mapping[str, State]],
+) -> DecidedBatch:
+    """Decides each command on what those before it did, and takes the events into ``states``, which are the caller's
+    own. Those of all targets have to be there; others that turn out to be needed are loaded. ``known``: the commands
+    that were carried out before."""
+    decisions: list[Decision] = []
+    appends: list[Append] = []
+    unchanged: set[str] = set()
+    done = set(known)
+    for command, context in items:
+        if context.command_id in done:
+            decisions.append(Decision(duplicate=True))
+            continue
+        streams = needed(command, context, states)
+        # Not by set arithmetic, which goes through all that there is in ``states``.
+        while missing := {stream for stream in streams if stream not in states}:
+            states |= load(missing)
+            streams = needed(command, context, states)
+        try:
+            decided = decide(command, Facts(context, states))
+        except Refused as refused:
+            decisions.append(Decision(refused=refused))
+            unchanged |= streams
+            continue
+        if not decided:
+            decisions.append(Decision())
+            unchanged |= streams
+            continue
+        append = _append(command, context, decided, states, streams)
+        for event in append.events:
+            evolve(states[event.stream], event)
+        done.add(context.command_id)
+        appends.append(append)
+        decisions.append(Decision(events=append.events))
+    return DecidedBatch(decisions=decisions, appends=appends, unchanged=unchanged)
 
 
 def _load(ledger: Ledger, command: Command, context: Context, kept: KeptStates) -> tuple[dict[str, Folded], str | None]:
@@ -164,13 +196,22 @@ def _forks(ledger: Ledger, kept: KeptStates, streams: Collection[str]) -> dict[s
     return {stream: fork(one.state) for stream, one in folded.items()}
 
 
-def _append(command: Command, context: Context, decided: Sequence[Decided], states: dict[str, State]) -> Append:
-    target = target_of(command)
-    state = states[str(target)]
+def _append(
+    command: Command,
+    context: Context,
+    decided: Sequence[Decided],
+    states: dict[str, State],
+    read: Collection[str] | None = None,
+) -> Append:
+    """``read``: the streams that the decision read; found out anew unless given."""
+    stream = str(target_of(command))
+    state = states[stream]
     at = context.at if state.updated_at is None else max(context.at, state.updated_at)
+    if read is None:
+        read = needed(command, context, states) & states.keys()
     new = [
         NewEvent(
-            stream=str(target),
+            stream=stream,
             version=state.version + 1 + index,
             event=one.event,
             event_id=event_id(context.command_id, index),
@@ -186,8 +227,8 @@ def _append(command: Command, context: Context, decided: Sequence[Decided], stat
     return Append(
         command_id=context.command_id,
         events=new,
-        expected={stream: states[stream].version for stream in needed(command, context, states) & states.keys()},
-        erase=(str(target),) if isinstance(command, EraseSubject) else (),
+        expected={one: states[one].version for one in read},
+        erase=(stream,) if isinstance(command, EraseSubject) else (),
     )
 
 

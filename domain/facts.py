@@ -107,6 +107,8 @@ def moment(field: str, value: datetime) -> datetime:
     """A point in time in UTC and whole seconds, as it will be shown; raises Invalid without an offset."""
     if value.tzinfo is None:
         raise Invalid(f"{field} must have an offset, such as Z")
+    if value.tzinfo is UTC and not value.microsecond:
+        return value
     try:
         return value.astimezone(UTC).replace(microsecond=0)
     except OverflowError:
@@ -126,6 +128,6 @@ def display_name(field: str, text: str, least: int, most: int) -> str:
 
 
 def has_control_characters(text: str) -> bool:
-    """Whether a NUL, a line break or the like stands in it. Not ``isprintable``: that also refuses joined emoji, the
-    ideographic space and every character younger than this Python."""
-    return any(category(character) == "Cc" for character in text)
+    """Whether a NUL, a line break or the like stands in it. Not ``isprintable`` alone: that also refuses joined emoji,
+    the ideographic space and every character younger than this Python."""
+    return not text.isprintable() and any(category(character) == "Cc" for character in text)

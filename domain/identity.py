@@ -239,7 +239,8 @@ def prefix_of(text: str) -> str:
 def _url(text: str | None) -> str | None:
     if text is None:
         return None
-    odd = not text.isprintable() or any(character.isspace() for character in text)
+    # Of all white space the ASCII space alone counts as printable.
+    odd = not text.isprintable() or " " in text
     if odd or len(text) > 2048 or not text.startswith(("https://", "http://")):
         raise Invalid("avatar_url must be an http or https URL of at most 2048 characters")
     return text

@@ -22,7 +22,7 @@ UNUSED_SECONDS = 600.0
 # A stream's state, how far it is read and its place here, without texts and punishments; a punishment and its ending
 # without their reasons; the end of an amended one; a text without its characters. In bytes, rather more than CPython
 # 3.11 takes.
-_STREAM, _ISSUED, _ENDED, _AMENDED, _TEXT = 2048, 640, 320, 64, 80
+STREAM_BYTES, _ISSUED, _ENDED, _AMENDED, _TEXT = 2048, 640, 320, 64, 80
 
 
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     seen: Seen
     weight: int = 0
-    bytes: int = _STREAM
+    bytes: int = STREAM_BYTES
 
     def and_then(self, later: Sequence[Recorded]) -> "Folded":
         """With the events that follow, in a state of its own."""
@@ -43,7 +43,7 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
             evolve(state, happened)
             weight += _weight(happened.event)
         name = state.username if isinstance(state, User) else state.name
-        size = _STREAM + weight + _text(name) + _text(state.avatar_url)
+        size = STREAM_BYTES + weight + _text(name) + _text(state.avatar_url)
         return Folded(state=state, seen=self.seen.and_then(later), weight=weight, bytes=size)
 
 
@@ -56,6 +56,11 @@ def _weight(event: events.Event) -> int:
     if isinstance(event, events.Revoked | events.PunishmentLapsed):
         return _ENDED + _text(getattr(event, "reason", None))
     return 0
+
+
+def most_bytes(event: events.Event) -> int:
+    """What a state grows by with the event, at most."""
+    return _ISSUED + sum([_text(getattr(event, name)) for name in event.PERSONAL])
 
 
 def _text(text: str | None) -> int:

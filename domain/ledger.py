@@ -1,6 +1,6 @@
 """The door to the ledger: append, load, read forward. Two stores stand behind it, one contract binds both."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -9,6 +9,7 @@ import msgspec
 
 from modledger.domain.envelope import NewEvent, Recorded
 from modledger.domain.events import SubjectErased, has_text
+from modledger.domain.personal_text import Standing
 
 
 class VersionConflict(Exception):
@@ -110,6 +111,15 @@ class Since(msgspec.Struct, frozen=True, kw_only=True):
     command: str | None
 
 
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that a ledger made ready for itself: ``append`` appends it and answers what stood in the way, None for
+    nothing. ``standings``: what is true of the streams' keys then."""
+
+    append: Callable[[], str | None]
+    expected: Mapping[str, int]
+    standings: Mapping[str, Standing]
+
+
 class Ledger(Protocol):
     """Every operation raises LedgerUnavailable when the store cannot be reached."""
 
@@ -124,6 +134,18 @@ class Ledger(Protocol):
         whole batch: of a stream's several entries the first is checked, later ones follow from the batch itself.
         Raises VersionConflict, also when one of the commands is already in the ledger, and LedgerDamaged as ``append``
         does."""
+        ...
+
+    def prepare_batch(
+        self, appends: Sequence[Append], read: Mapping[str, int] | None = None, after: Prepared | None = None
+    ) -> Prepared:
+        """The first half of ``append_batch``: all that can be done before it is sent. ``read`` names streams that were
+        read for nothing to append, with the version they had; they are expected as well. ``after``: a batch that goes
+        before this one, may be under way and has to be appended when this one is."""
+        ...
+
+    def append_prepared(self, prepared: Prepared) -> None:
+        """The second half; raises as ``append_batch``. Another thread may prepare the next batch meanwhile."""
         ...
 
     def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:

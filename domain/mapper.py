@@ -120,7 +120,7 @@ class EventMapper(Mapper[str]):
         if not isinstance(domain_event, NewEvent):
             raise TypeError(f"{type(domain_event).__name__} is not an event of the ledger")
         new, event = domain_event, domain_event.event
-        payload = {name: getattr(event, name) for name in event.__struct_fields__}
+        payload = msgspec.structs.asdict(event)
         text = {name: payload.pop(name) for name in event.PERSONAL}
         personal = None
         if has_text(event):

@@ -50,6 +50,11 @@ class MemoryRecorder(POPOApplicationRecorder):
                 self._append(command)
             return None
 
+    def ready_to_append(
+        self, commands: Sequence[StoredCommand], expected: Mapping[str, int]
+    ) -> Callable[[], str | None]:
+        return lambda: self.append_all(commands, expected)
+
     def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]:
         with self._database_lock:
             heads = {}

@@ -19,10 +19,11 @@ from psycopg_pool import PoolClosed
 from modledger.domain import ledger_queries
 from modledger.domain.append_counts import AppendCounts
 from modledger.domain.group_commit import GroupCommit, NotAnswered
-from modledger.domain.ledger import Append, Appended, LedgerDamaged, LedgerUnavailable
+from modledger.domain.ledger import Append, Appended, LedgerDamaged, LedgerUnavailable, Prepared
 from modledger.domain.mapper import Row, StoredCommand
 from modledger.domain.personal_text import MasterKey, WrongMasterKey
 from modledger.domain.recorder_ledger import Outcome, RecorderLedger, StreamHead, WrappedKeys
+from modledger.domain.wire_arrays import Wire, bigints, byteas, texts, uuids
 
 Answer = TypeVar("Answer")
 
@@ -64,49 +65,64 @@ class LedgerRecorder(PostgresApplicationRecorder):
                 return Outcome("conflict")
 
     def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
+        return self.ready_to_append(commands, expected)()
+
+    def ready_to_append(
+        self, commands: Sequence[StoredCommand], expected: Mapping[str, int]
+    ) -> Callable[[], str | None]:
         events = [event for command in commands for event in command.events]
-        first_only = [
-            command.command_id if n == 0 else None for command in commands for n in range(len(command.events))
-        ]
+        first_only: list[UUID | None] = []
+        for command in commands:
+            first_only.append(command.command_id)
+            first_only.extend([None] * (len(command.events) - 1))
         keys = [key for command in commands for key in command.keys]
         erased = [pair for command in commands for pair in command.erased]
         arguments = [
-            first_only,
-            [event.originator_id for event in events],
-            [event.originator_version for event in events],
-            [event.topic for event in events],
-            [event.state for event in events],
-            [actor for command in commands for actor in command.actors],
-            [via for command in commands for via in command.vias],
-            list(expected),
-            list(expected.values()),
-            [key.subject for key in keys],
-            [key.generation for key in keys],
-            [key.wrapped for key in keys],
-            [stream for stream, _ in erased],
-            [generation for _, generation in erased],
+            uuids(first_only),
+            texts([str(event.originator_id) for event in events]),
+            bigints([event.originator_version for event in events]),
+            texts([event.topic for event in events]),
+            byteas([event.state for event in events]),
+            texts([actor for command in commands for actor in command.actors]),
+            texts([via for command in commands for via in command.vias]),
+            texts(list(expected)),
+            bigints(list(expected.values())),
+            texts([key.subject for key in keys]),
+            bigints([key.generation for key in keys]),
+            byteas([key.wrapped for key in keys]),
+            texts([stream for stream, _ in erased]),
+            bigints([generation for _, generation in erased]),
         ]
+        command_ids = [command.command_id for command in commands]
+        return lambda: self._send_batch(arguments, command_ids, len(events), expected)
+
+    def _send_batch(
+        self, arguments: Sequence[Wire], command_ids: Sequence[UUID], events: int, expected: Mapping[str, int]
+    ) -> str | None:
         tries = 0
 
         def send(connection: psycopg.Connection[Any]) -> str | None:
             nonlocal tries
             tries += 1
-            with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
-                row = cursor.execute(ledger_queries.APPEND_BATCH, arguments, prepare=True).fetchone()
-                return f"{row[0]} is not at {expected[row[0]]}" if row and row[0] is not None else None
+            # In one go, as this thread may have to wait for its turn after each answer.
+            with connection.cursor(row_factory=tuple_row) as cursor:
+                with connection.pipeline(), connection.transaction():
+                    cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
+                    cursor.execute(ledger_queries.APPEND_BATCH, arguments, prepare=True)
+                row = cursor.fetchone()
+            return f"{row[0]} is not at {expected[row[0]]}" if row and row[0] is not None else None
 
         try:
             in_the_way = self._reach(send, monotonic() + PATIENCE)
         except psycopg.errors.UniqueViolation as error:
             self._refuse_keys_without_events(expected, error)
             in_the_way = "a command of the batch is already in the ledger"
-        if in_the_way and tries > 1:
+        if in_the_way and tries > 1 and command_ids:
             # What stands in the way may be this very batch: committed at the first try, its answer lost.
-            command_ids = {command.command_id for command in commands}
-            if self.commands_among(list(command_ids)) == command_ids:
+            if self.commands_among(command_ids) == set(command_ids):
                 in_the_way = None
-        self.counts.batch(len(commands), 0 if in_the_way else len(events))
+        if command_ids or in_the_way:
+            self.counts.batch(len(command_ids), 0 if in_the_way else events)
         return in_the_way
 
     def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]:
@@ -333,9 +349,9 @@ class PostgresLedger(RecorderLedger):
         self._to_announce()
         return appended
 
-    def append_batch(self, appends: Sequence[Append]) -> None:
-        """See ``Ledger.append_batch``; ValueError for an append against its rules."""
-        super().append_batch(appends)
+    def append_prepared(self, prepared: Prepared) -> None:
+        """See ``Ledger.append_prepared``."""
+        super().append_prepared(prepared)
         self._to_announce()
 
     def _to_announce(self) -> None:

@@ -1,6 +1,6 @@
 """What both ledgers are: the library's application around our mapper and one of our recorders."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Literal, Protocol, cast
@@ -13,7 +13,7 @@ from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
 from modledger.domain.events import has_text
-from modledger.domain.ledger import Append, Appended, Histories, Passage, Seen, Since, VersionConflict
+from modledger.domain.ledger import Append, Appended, Histories, Passage, Prepared, Seen, Since, VersionConflict
 from modledger.domain.mapper import (
     EventMapper,
     Row,
@@ -51,7 +51,14 @@ class CommandRecorder(Protocol):
     def append_command(self, command: StoredCommand) -> Outcome: ...
 
     def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
-        """All or none. Answers what stood in the way, None when all were appended."""
+        """All or none. Answers what stood in the way, None when all were appended. Without commands it only looks
+        whether the streams are where they are expected."""
+        ...
+
+    def ready_to_append(
+        self, commands: Sequence[StoredCommand], expected: Mapping[str, int]
+    ) -> Callable[[], str | None]:
+        """``append_all`` with everything done that needs no answer of the store."""
         ...
 
     def heads_of(self, streams: Sequence[str]) -> dict[str, StreamHead]: ...
@@ -130,7 +137,9 @@ class RecorderLedger(Application[str]):
 
     def append(self, append: Append) -> Appended:
         """See ``Ledger.append``; ValueError for an append against its rules."""
-        command = self._events.to_stored_command(append, self._standings_for([append], append.expected), self._master)
+        command = self._events.to_stored_command(
+            append, self._standings_for([append], append.expected, {}), self._master
+        )
         outcome = self.recorder.append_command(command)
         if outcome.kind == "conflict":
             self._standings.forget(append.expected)
@@ -146,6 +155,13 @@ class RecorderLedger(Application[str]):
 
     def append_batch(self, appends: Sequence[Append]) -> None:
         """See ``Ledger.append_batch``; ValueError for an append against its rules."""
+        if appends:
+            self.append_prepared(self.prepare_batch(appends))
+
+    def prepare_batch(
+        self, appends: Sequence[Append], read: Mapping[str, int] | None = None, after: Prepared | None = None
+    ) -> Prepared:
+        """See ``Ledger.prepare_batch``; ValueError for an append against its rules."""
         expected: dict[str, int] = {}
         reached: dict[str, int] = {}
         for append in appends:
@@ -153,20 +169,28 @@ class RecorderLedger(Application[str]):
                 expected.setdefault(stream, version)
                 if reached.setdefault(stream, version) != version:
                     raise VersionConflict(f"{stream} is at {reached[stream]} within the batch, not at {version}")
-            reached.update((new.stream, new.version) for new in append.events)
-        if not appends:
-            return
-        standings = self._standings_for(appends, expected)
+            for new in append.events:
+                reached[new.stream] = new.version
+        standings = self._standings_for(appends, expected, {} if after is None else after.standings)
         commands = []
         for append in appends:
             command = self._events.to_stored_command(append, standings, self._master)
             standings.update(command.standings)
             commands.append(command)
-        in_the_way = self.recorder.append_all(commands, expected)
+        expected |= {stream: version for stream, version in (read or {}).items() if stream not in expected}
+        return Prepared(
+            append=self.recorder.ready_to_append(commands, expected),
+            expected=expected,
+            standings={stream: standings[stream] for stream in reached if stream in standings},
+        )
+
+    def append_prepared(self, prepared: Prepared) -> None:
+        """See ``Ledger.append_prepared``."""
+        in_the_way = prepared.append()
         if in_the_way is not None:
-            self._standings.forget(expected)
+            self._standings.forget(prepared.expected)
             raise VersionConflict(in_the_way)
-        self._standings.learn({stream: standings[stream] for stream in reached if stream in standings})
+        self._standings.learn(prepared.standings)
 
     def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
         """See ``Ledger.load``."""
@@ -275,10 +299,16 @@ class RecorderLedger(Application[str]):
             found.setdefault(command_id, []).append(event)
         return found
 
-    def _standings_for(self, appends: Sequence[Append], expected: Mapping[str, int]) -> dict[str, Standing]:
-        """Standings of the streams that get personal text; no round trip for those that are still known."""
+    def _standings_for(
+        self, appends: Sequence[Append], expected: Mapping[str, int], coming: Mapping[str, Standing]
+    ) -> dict[str, Standing]:
+        """Standings of the streams that get personal text; no round trip for those that are still known, or that
+        will be so once what is under way is appended (``coming``)."""
         written = {new.stream for append in appends for new in append.events if has_text(new.event)}
         standings = self._standings.as_of({stream: expected[stream] for stream in written if stream in expected})
+        for stream in written & coming.keys():
+            if coming[stream].version == expected.get(stream):
+                standings[stream] = coming[stream]
         if missing := [stream for stream in written if stream in expected and stream not in standings]:
             for stream, head in self.recorder.heads_of(missing).items():
                 key = None if head.wrapped is None else self._standings.open(stream, head.generation, head.wrapped)

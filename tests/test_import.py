@@ -196,8 +196,9 @@ def all_streams(ledger: PostgresLedger) -> dict[str, list[tuple[Any, ...]]]:
     return streams
 
 
-def test_an_import_killed_again_and_again_ends_as_one_clean_run(
-    ledger: PostgresLedger, second_ledger: PostgresLedger, database: str, tmp_path: Path
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_import_killed_or_told_to_stop_again_and_again_ends_as_one_clean_run(
+    ledger: PostgresLedger, second_ledger: PostgresLedger, database: str, tmp_path: Path, how: signal.Signals
 ) -> None:
     file = tmp_path / "old.jsonl"
     write(file, records(6_000, NOW))
@@ -207,8 +208,8 @@ def test_an_import_killed_again_and_again_ends_as_one_clean_run(
         while ledger.head() < least:
             assert process.poll() is None
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.send_signal(how)
+        assert process.wait() == -how
     done = len(ledger.read(0, 1_000_000))
     assert 5_000 <= done < clean.events
     report = import_file(ledger, file, now=NOW)

@@ -292,6 +292,50 @@ def test_a_batch_is_refused_whole_when_one_of_its_commands_is_known(store: Recor
     assert len(store.load(["user:2"])["user:2"]) == 1
 
 
+def test_a_batch_may_be_prepared_while_the_one_before_it_is_under_way(store: RecorderLedger) -> None:
+    first = store.prepare_batch([command(event("user:1", 1)), command(event("user:2", 1))])
+    second = store.prepare_batch([command(event("user:1", 2)), command(event("user:3", 1))], after=first)
+    third = store.prepare_batch([command(event("user:1", 3))], after=second)
+    assert store.head() == 0
+    for prepared in (first, second, third):
+        store.append_prepared(prepared)
+    assert [(e.stream, e.version) for e in store.read(0, 10)] == [
+        ("user:1", 1),
+        ("user:2", 1),
+        ("user:1", 2),
+        ("user:3", 1),
+        ("user:1", 3),
+    ]
+    assert [getattr(e.event, "reason", None) for e in store.read(0, 10)] == ["spam"] * 5
+
+
+def test_a_prepared_batch_is_refused_when_the_one_before_it_is_not_there(store: RecorderLedger) -> None:
+    first = store.prepare_batch([command(event("user:1", 1))])
+    second = store.prepare_batch([command(event("user:1", 2))], after=first)
+    with pytest.raises(VersionConflict):
+        store.append_prepared(second)
+    assert store.head() == 0
+    store.append(command(event("user:1", 1)))
+    with pytest.raises(VersionConflict):
+        store.append_prepared(first)
+    assert [getattr(e.event, "reason", None) for e in store.read(0, 10)] == ["spam"]
+
+
+def test_a_prepared_batch_expects_what_was_only_read_also_when_it_has_nothing_to_append(store: RecorderLedger) -> None:
+    warnings(store, "user:1", 1, 2)
+    head = store.head()
+    store.append_prepared(store.prepare_batch([], {"user:1": 2, "user:2": 0}))
+    for read in ({"user:1": 1}, {"user:2": 1, "user:1": 2}):
+        with pytest.raises(VersionConflict):
+            store.append_prepared(store.prepare_batch([], read))
+        with pytest.raises(VersionConflict):
+            store.append_prepared(store.prepare_batch([command(event("user:3", 1))], read))
+    assert store.head() == head
+    # What the batch writes is expected where it begins, not where it ends.
+    store.append_prepared(store.prepare_batch([command(event("user:3", 1))], {"user:3": 1, "user:1": 2}))
+    assert [(e.stream, e.version) for e in store.read(head, 10)] == [("user:3", 1)]
+
+
 @pytest.mark.parametrize(
     "broken",
     [

@@ -1,11 +1,13 @@
 """Takes an import file into the ledger (docs/import.md), as a stream: memory does not grow with the file."""
 
 import codecs
+import gc
 import os
+import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -18,14 +20,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 
 from modledger.domain.commands import Command, Context
 from modledger.domain.envelope import OPERATOR
-from modledger.domain.execute import execute_batch
+from modledger.domain.execute import Decision
+from modledger.domain.execute_batches import execute_batches
 from modledger.domain.importing import MAX_LINE, Record, Unfit, command_id, read_record
-from modledger.domain.kept_states import KeptStates
 from modledger.domain.ledger import Ledger
 
 # One transaction each: large enough that the commit does not count, small enough that no live command waits long.
 BATCH = 1000
 SECONDS_BETWEEN_LINES = 10.0
+# Some batches' worth.
+OBJECTS_BEFORE_COLLECTION = 100_000
+SWITCH_SECONDS = 0.0005
 
 
 class Line(NamedTuple):
@@ -68,17 +73,32 @@ def import_file(
     correlation_id = uuid4()
     counts: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
-    kept = KeptStates()
-    with path.open("rb") as file, _progress(console, os.fstat(file.fileno()).st_size, progress, clock) as advance:
-        lines = _records(file)
+    # Those that were read and not answered yet.
+    pending: deque[list[Line]] = deque()
+
+    def batches(lines: Iterator[Line]) -> Iterator[list[tuple[Command, Context]]]:
         while batch := list(islice(lines, BATCH)):
-            for number, unfit in _take(ledger, batch, now, correlation_id, counts, kept):
+            pending.append(batch)
+            yield [
+                (line.record, _context(line.record, now, correlation_id))
+                for line in batch
+                if not isinstance(line.record, Unfit)
+            ]
+
+    with (
+        path.open("rb") as file,
+        _progress(console, os.fstat(file.fileno()).st_size, progress, clock) as advance,
+        _undisturbed(),
+        closing(execute_batches(ledger, batches(_records(file)))) as answers,
+    ):
+        for decisions in answers:
+            batch = pending.popleft()
+            for number, unfit in _count(batch, decisions, counts):
                 skipped[unfit.kind_of_fault] += 1
                 # Not printed as markup or as it is: the text may quote the file, and that is a stranger's.
                 console.print(
                     _plain(f"line {number}: {unfit}"), markup=False, highlight=False, emoji=False, soft_wrap=True
                 )
-            counts["read"] += len(batch)
             advance(batch[-1].end, counts["read"])
     return ImportReport(
         correlation_id=correlation_id,
@@ -101,48 +121,49 @@ def render(report: ImportReport) -> str:
     return "\n".join([*lines, *(f"  {fault}: {count}" for fault, count in report.skipped.items())])
 
 
-def _take(
-    ledger: Ledger,
-    batch: Sequence[Line],
-    now: datetime,
-    correlation_id: UUID,
-    counts: Counter[str],
-    kept: KeptStates,
-) -> list[tuple[int, Unfit]]:
-    """Carries out a batch, counts it and returns what did not fit, in the order of lines."""
-    unfit = [(line.number, line.record) for line in batch if isinstance(line.record, Unfit)]
-    records = [
-        (line.number, command_id(line.record), line.record) for line in batch if not isinstance(line.record, Unfit)
-    ]
-    # Asked here first, so that a second run does not load streams for what it will not add.
-    known = ledger.known_commands([id_ for _, id_, _ in records])
-    new = [(number, id_, record) for number, id_, record in records if id_ not in known]
-    counts["already there"] += len(records) - len(new)
-    items: list[tuple[Command, Context]] = [
-        (
-            record,
-            Context(
-                actor=OPERATOR,
-                at=now,
-                command_id=id_,
-                correlation_id=correlation_id,
-                via="import",
-                external_id=record.external_id,
-            ),
-        )
-        for _, id_, record in new
-    ]
-    for (number, _, _), decision in zip(new, execute_batch(ledger, items, kept) if items else [], strict=True):
+def _context(record: Record, now: datetime, correlation_id: UUID) -> Context:
+    return Context(
+        actor=OPERATOR,
+        at=now,
+        command_id=command_id(record),
+        correlation_id=correlation_id,
+        via="import",
+        external_id=record.external_id,
+    )
+
+
+def _count(batch: Sequence[Line], decisions: Sequence[Decision], counts: Counter[str]) -> Iterator[tuple[int, Unfit]]:
+    """Counts what became of the lines, and yields what did not fit in their order."""
+    decided = iter(decisions)
+    for line in batch:
+        if isinstance(line.record, Unfit):
+            yield line.number, line.record
+            continue
+        decision = next(decided)
         if isinstance(decision.refused, Unfit):
-            unfit.append((number, decision.refused))
+            yield line.number, decision.refused
         elif decision.refused is not None:
-            unfit.append((number, Unfit("refused", str(decision.refused))))
+            yield line.number, Unfit("refused", str(decision.refused))
         elif decision.events:
             counts["added"] += 1
             counts["events"] += len(decision.events)
         else:
             counts["already there"] += 1
-    return sorted(unfit, key=lambda one: one[0])
+    counts["read"] += len(batch)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """The garbage collector would go through a batch's objects dozens of times while all of them are needed. And the
+    thread that sends a batch would wait as long as Python lets another one work, at each of its steps."""
+    collections, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION, *collections[1:])
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*collections)
+        sys.setswitchinterval(interval)
 
 
 def _records(file: BinaryIO) -> Iterator[Line]:
