@@ -145,9 +145,9 @@ def decide_batch(
             decisions.append(Decision(duplicate=True))
             continue
         streams = needed(command, context, states)
-        # Not by set arithmetic, which goes through all that there is in ``states``.
-        while missing := {stream for stream in streams if stream not in states}:
-            states |= load(missing)
+        while not streams <= states.keys():
+            # Not by a difference of sets, which goes through all that there is in ``states``.
+            states |= load({stream for stream in streams if stream not in states})
             streams = needed(command, context, states)
         try:
             decided = decide(command, Facts(context, states))

@@ -33,7 +33,8 @@ def execute_batches(
     there. What earlier batches did is not loaded again. Nothing of that has to be right: an append is refused unless
     each stream that its batch read, and be it for a refusal, is where the decision saw it. Then that batch is carried
     out by itself, on what is loaded anew, and the one after it decided again. From batch to batch at most so many
-    ``streams`` and ``size`` bytes stay in memory, and by ``clock`` (seconds) none that was not asked for in ten minutes.
+    ``streams`` and ``size`` bytes stay in memory, and by ``clock`` (seconds) none that no batch asked for in ten
+    minutes. As in one batch, refusals cannot name the ids of punishments that these batches issued.
 
     Raises as ``execute_batch``, and what taking a batch raises, but answers those before it first; no later one was
     sent then, and the same batches may be given again. Left in the middle it waits for the one that is under way.

@@ -243,9 +243,9 @@ def bring(record: Import, facts: Facts) -> list[Decided]:
             case ImportBot():
                 return _bot(record, at, facts)
             case ImportPunishment():
-                return _punishment(record, at, facts)
+                return _punishment(record, target, at, facts)
             case ImportSubscription():
-                return _subscription(record, at, facts)
+                return _subscription(record, target, at, facts)
             case ImportPermission():
                 return _permission(record, at)
     except Unfit:
@@ -312,8 +312,8 @@ def _dated(decided: list[Decided], at: datetime) -> list[Decided]:
     return [Decided(one.event, at=at, actor=SYSTEM) for one in decided]
 
 
-def _punishment(record: ImportPunishment, at: datetime, facts: Facts) -> list[Decided]:
-    target, kind = subject(record), _type(record.punishment_type)
+def _punishment(record: ImportPunishment, target: Subject, at: datetime, facts: Facts) -> list[Decided]:
+    kind = _type(record.punishment_type)
     account = facts.account(target)
     text = reason(record.reason)
     expires = _end(record, kind, at)
@@ -394,8 +394,7 @@ def _require_room(account: Account, target: Subject, kind: int, start: datetime,
             raise Unfit("overlap", f"{target.kind} {target.id} has one of this type since {since} already")
 
 
-def _subscription(record: ImportSubscription, at: datetime, facts: Facts) -> list[Decided]:
-    target = subject(record)
+def _subscription(record: ImportSubscription, target: Subject, at: datetime, facts: Facts) -> list[Decided]:
     account = facts.account(target)
     new, text, by = record.new_tier, _optional(record.reason), _actor(record.granted_by_id)
     expires = None if record.expires_at is None else _moment("expires_at", record.expires_at)

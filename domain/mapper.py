@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
+from msgspec.structs import asdict
 
 from modledger.domain.envelope import Actor, NewEvent, Recorded, Via
 from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased, has_text
@@ -53,6 +54,20 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     correlation_id: UUID
     via: Via
     payload: msgspec.Raw
+    causation_id: UUID | None = None
+    external_id: str | None = None
+    personal: Personal | None = None
+
+
+class NewState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """As ``State``, on the way there: the payload is not encoded yet."""
+
+    event_id: UUID
+    occurred_at: datetime
+    actor: Actor
+    correlation_id: UUID
+    via: Via
+    payload: dict[str, Any]
     causation_id: UUID | None = None
     external_id: str | None = None
     personal: Personal | None = None
@@ -120,23 +135,24 @@ class EventMapper(Mapper[str]):
         if not isinstance(domain_event, NewEvent):
             raise TypeError(f"{type(domain_event).__name__} is not an event of the ledger")
         new, event = domain_event, domain_event.event
-        payload = msgspec.structs.asdict(event)
-        text = {name: payload.pop(name) for name in event.PERSONAL}
+        payload = asdict(event)
         personal = None
-        if has_text(event):
-            if key is None or key.subject != new.stream:
-                raise ValueError(f"{event.TOPIC} has personal text and needs the key of {new.stream}")
-            personal = Personal(key.generation, key.seal(_encode(text), new.event_id))
-        state = State(
-            event_id=new.event_id,
-            occurred_at=new.occurred_at,
-            actor=new.actor,
-            correlation_id=new.correlation_id,
-            via=new.via,
-            payload=msgspec.Raw(_encode(payload)),
-            causation_id=new.causation_id,
-            external_id=new.external_id,
-            personal=personal,
+        if event.PERSONAL:
+            text = {name: payload.pop(name) for name in event.PERSONAL}
+            if has_text(event):
+                if key is None or key.subject != new.stream:
+                    raise ValueError(f"{event.TOPIC} has personal text and needs the key of {new.stream}")
+                personal = Personal(key.generation, key.seal(_encode(text), new.event_id))
+        state = NewState(
+            new.event_id,
+            new.occurred_at,
+            new.actor,
+            new.correlation_id,
+            new.via,
+            payload,
+            new.causation_id,
+            new.external_id,
+            personal,
         )
         return StoredEvent(new.stream, new.version, event.TOPIC, _encode(state))
 

@@ -117,10 +117,9 @@ class LedgerRecorder(PostgresApplicationRecorder):
         except psycopg.errors.UniqueViolation as error:
             self._refuse_keys_without_events(expected, error)
             in_the_way = "a command of the batch is already in the ledger"
-        if in_the_way and tries > 1 and command_ids:
-            # What stands in the way may be this very batch: committed at the first try, its answer lost.
-            if self.commands_among(command_ids) == set(command_ids):
-                in_the_way = None
+        # After a second try what stands in the way may be this very batch: committed at the first, its answer lost.
+        if in_the_way and tries > 1 and command_ids and self.commands_among(command_ids) == set(command_ids):
+            in_the_way = None
         if command_ids or in_the_way:
             self.counts.batch(len(command_ids), 0 if in_the_way else events)
         return in_the_way

@@ -14,7 +14,7 @@ from modledger.domain.envelope import OPERATOR, Recorded
 from modledger.domain.execute import Decision, execute, execute_batch
 from modledger.domain.execute_batches import Items, execute_batches
 from modledger.domain.importing import ImportPermission, ImportPunishment, ImportUser, Record, Unfit
-from modledger.domain.kept_states import STREAM_BYTES
+from modledger.domain.kept_states import BYTES, STREAM_BYTES, STREAMS
 from modledger.domain.ledger import LedgerUnavailable, Prepared
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.domain.postgres_ledger import PostgresLedger
@@ -168,11 +168,11 @@ def test_what_earlier_batches_did_is_not_loaded_again(watched: WatchedLedger) ->
     assert sorted(watched.loaded) == ["user:1", "user:2"]
 
 
-@pytest.mark.parametrize("bound", [{"streams": 8}, {"size": 8 * STREAM_BYTES}], ids=["streams", "bytes"])
-def test_no_more_stays_from_batch_to_batch_than_may(watched: WatchedLedger, bound: dict[str, int]) -> None:
+@pytest.mark.parametrize(("streams", "size"), [(8, BYTES), (STREAMS, 8 * STREAM_BYTES)], ids=["streams", "bytes"])
+def test_no_more_stays_from_batch_to_batch_than_may(watched: WatchedLedger, streams: int, size: int) -> None:
     users = [*range(1, 31), 30, 1]
     batches = [[warning(f"{number}", user_id)] for number, user_id in enumerate(users)]
-    assert [told(answer) for answer in execute_batches(watched, batches, **bound)] == [["1"]] * 32
+    assert [told(answer) for answer in execute_batches(watched, batches, streams=streams, size=size)] == [["1"]] * 32
     assert watched.loaded == [*(f"user:{user_id}" for user_id in range(1, 31)), "user:1"]
 
 
@@ -300,6 +300,11 @@ class Broken(Exception):
     pass
 
 
+def until_it_fails(answers: Iterator[list[Decision]], answered: list[list[str]]) -> None:
+    for answer in answers:
+        answered.append(told(answer))  # noqa: PERF401 - those before the error are what is asked for
+
+
 def fail(error: Exception) -> Meanwhile:
     def raising() -> None:
         raise error
@@ -314,10 +319,9 @@ def test_a_batch_that_fails_under_way_is_told_and_no_later_one_is_sent(
 ) -> None:
     watched.meanwhile[batch] = fail(error)
     batches = [[warning(f"{number}", 1)] for number in (1, 2, 3)]
-    answered = []
+    answered: list[list[str]] = []
     with pytest.raises(type(error)):
-        for answer in execute_batches(watched, batches):
-            answered.append(told(answer))  # noqa: PERF401 - the answers before the error are asked for
+        until_it_fails(execute_batches(watched, batches), answered)
     assert answered == [["1"]] * (batch - 1)
     assert watched.sent == batch
     assert len(watched.read(0, 10)) == batch - 1
@@ -332,10 +336,9 @@ def test_what_went_before_is_answered_when_the_next_batch_cannot_be_taken(watche
         yield [warning("two", 1)]
         raise Broken
 
-    answered = []
+    answered: list[list[str]] = []
     with pytest.raises(Broken):
-        for answer in execute_batches(watched, batches()):
-            answered.append(told(answer))  # noqa: PERF401
+        until_it_fails(execute_batches(watched, batches()), answered)
     assert answered == [["1"], ["1"]]
     assert len(watched.read(0, 10)) == 2
 

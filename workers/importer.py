@@ -134,22 +134,23 @@ def _context(record: Record, now: datetime, correlation_id: UUID) -> Context:
 
 def _count(batch: Sequence[Line], decisions: Sequence[Decision], counts: Counter[str]) -> Iterator[tuple[int, Unfit]]:
     """Counts what became of the lines, and yields what did not fit in their order."""
+    added = events = 0
     decided = iter(decisions)
     for line in batch:
         if isinstance(line.record, Unfit):
             yield line.number, line.record
             continue
         decision = next(decided)
-        if isinstance(decision.refused, Unfit):
-            yield line.number, decision.refused
-        elif decision.refused is not None:
-            yield line.number, Unfit("refused", str(decision.refused))
-        elif decision.events:
-            counts["added"] += 1
-            counts["events"] += len(decision.events)
-        else:
+        if decision.events:
+            added += 1
+            events += len(decision.events)
+        elif decision.refused is None:
             counts["already there"] += 1
-    counts["read"] += len(batch)
+        elif isinstance(decision.refused, Unfit):
+            yield line.number, decision.refused
+        else:
+            yield line.number, Unfit("refused", str(decision.refused))
+    counts.update({"read": len(batch), "added": added, "events": events})
 
 
 @contextmanager
