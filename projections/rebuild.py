@@ -134,40 +134,63 @@ def current(conn: psycopg.Connection[Any], place: Place, projector: Projector[An
 
 
 def create_replay(conninfo: str, projector: Projector[Any], ledger: Ledger) -> Replay:
-    """Begins a rebuild: empty tables, and the streams in parts. What the last one replaced is dropped.
+    """As ``create_replays``, of one."""
+    [created] = create_replays(conninfo, [projector], ledger)
+    return created
 
-    Raises ReplayRefused while there is one already, and psycopg.Error, as for a role that may not create schemas.
+
+def create_replays(conninfo: str, projectors: Sequence[Projector[Any]], ledger: Ledger) -> list[Replay]:
+    """Begins rebuilds, all of them or none: empty tables, and the streams in the same parts for each. What the last one
+    replaced is dropped.
+
+    Raises ReplayRefused while one of them has one already, and psycopg.Error, as for a role that may create no schemas.
     """
     # First: what is appended from here on is caught up with, whichever part its stream falls into.
     head = ledger.head()
-    with psycopg.connect(conninfo, autocommit=True) as conn, conn.transaction():
-        place = place_of(conn, projector.name)
-        cursor = conn.cursor(row_factory=tuple_row)
-        # replays_pkey
-        cursor.execute(
-            "insert into replays (projector, state, fingerprint, head, total, created_at, changed_at)"
-            " values (%s, 'dropped', '', 0, 0, now(), now()) on conflict (projector) do nothing",
-            (projector.name,),
-        )
-        row = cursor.execute("select state from replays where projector = %s for update", (projector.name,)).fetchone()
-        if row is None or row[0] in ACTIVE:
-            raise ReplayRefused(f"there is a rebuild of {projector.name} already, which is {row and row[0]}")
-        cursor.execute("delete from replay_parts where projector = %s", (projector.name,))
-        total = _split(cursor, projector.name)
-        cursor.execute(
-            "update replays set run = default, state = 'created', fingerprint = %s, head = %s, total = %s,"
-            " derived = null, derived_rows = 0, note = null, error = null, created_at = now(), changed_at = now()"
-            " where projector = %s",
-            (fingerprint(projector), head, total, projector.name),
-        )
-        for schema in (place.old, place.shadow):
-            cursor.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
-        cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(place.shadow)))
-        search(cursor, place.shadow)
-        _furnish(cursor, place, projector)
-        search(cursor, place.home)
-    with beside(conninfo, projector.name) as (conn, place):
-        return current(conn, place, projector)
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        with conn.transaction():
+            total = 0
+            for number, projector in enumerate(projectors):
+                place = place_of(conn, projector.name)
+                cursor = conn.cursor(row_factory=tuple_row)
+                _begin(cursor, projector.name)
+                if number == 0:
+                    total = _split(cursor, projector.name)
+                else:
+                    # replay_parts_pkey
+                    cursor.execute(
+                        "insert into replay_parts (projector, part, after, until)"
+                        " select %s, part, after, until from replay_parts where projector = %s",
+                        (projector.name, projectors[0].name),
+                    )
+                cursor.execute(
+                    "update replays set run = default, state = 'created', fingerprint = %s, head = %s, total = %s,"
+                    " derived = null, derived_rows = 0, note = null, error = null, created_at = now(),"
+                    " changed_at = now() where projector = %s",
+                    (fingerprint(projector), head, total, projector.name),
+                )
+                for schema in (place.old, place.shadow):
+                    cursor.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
+                cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(place.shadow)))
+                search(cursor, place.shadow)
+                _furnish(cursor, place, projector)
+                search(cursor, place.home)
+        return [current(conn, place_of(conn, projector.name), projector) for projector in projectors]
+
+
+def _begin(cursor: Cursor, projector: str) -> None:
+    """Holds the projector's line in ``replays``, and empties its parts. Raises ReplayRefused while it has a rebuild."""
+    # replays_pkey
+    cursor.execute(
+        "insert into replays (projector, state, fingerprint, head, total, created_at, changed_at)"
+        " values (%s, 'dropped', '', 0, 0, now(), now()) on conflict (projector) do nothing",
+        (projector,),
+    )
+    row = cursor.execute("select state from replays where projector = %s for update", (projector,)).fetchone()
+    if row is None or row[0] in ACTIVE:
+        raise ReplayRefused(f"there is a rebuild of {projector} already, which is {row and row[0]}")
+    # replay_parts_pkey
+    cursor.execute("delete from replay_parts where projector = %s", (projector,))
 
 
 def _split(cursor: Cursor, projector: str) -> int:

@@ -1,9 +1,7 @@
-"""The steps of a rebuild (rebuild.py): fold streams, make indexes and what is derived, catch up, compare, promote."""
+"""What a rebuild (rebuild.py) does after its folding: indexes, derived tables, catching up, comparing, promotion."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -21,7 +19,6 @@ from modledger.projections.projector import (
     advance,
     checkpoint,
     fingerprint,
-    fold_stream,
 )
 from modledger.projections.rebuild import (
     Place,
@@ -49,83 +46,6 @@ PROMOTION_TRIES = 100
 
 # Whether somebody runs the live projector, asked on a connection to what is read.
 Followed = Callable[[psycopg.Connection[Any]], bool]
-
-
-def fold_parts(conninfo: str, projector: Projector[Any], ledger: Ledger, stop: threading.Event) -> None:
-    """Folds the streams of the parts that nobody else is at, until all are folded or ``stop`` is set. Any number of
-    processes may do so at once. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
-    with beside(conninfo, projector.name) as (conn, place):
-        run = current(conn, place, projector)
-        if run.state == "created":
-            with suppress(ReplayAborted):
-                move(conn.cursor(row_factory=tuple_row), place, run.run, ["created"], "replaying")
-        while not stop.is_set():
-            try:
-                folded = _fold_batch(conn, place, projector, ledger, run)
-            except (FoldFailed, UnreadableEvent) as error:
-                fail(conn, place, run.run, str(error))
-                raise ReplayFailed(str(error)) from error
-            except psycopg.errors.UndefinedTable as error:
-                raise ReplayAborted(f"the rebuild of {projector.name} was aborted") from error
-            if folded == "all":
-                return
-            if folded == "others":
-                stop.wait(PAUSE_SECONDS)
-
-
-def _fold_batch(
-    conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], ledger: Ledger, run: Replay
-) -> str:
-    """``some`` after a batch; ``others`` when other processes are at all that is left; ``all`` when nothing is."""
-    with conn.transaction():
-        cursor = conn.cursor(row_factory=tuple_row)
-        parts = place.at_home("replay_parts")
-        # replays, a row per projector. The lock of a part lasts as long as its batch: a killed process leaves it free.
-        found = cursor.execute(
-            sql.SQL("select state from {} where run = %s").format(place.at_home("replays")), (run.run,)
-        ).fetchone()
-        if found is None or found[0] not in ("replaying", "catching_up", "verified", "live"):
-            raise ReplayAborted(f"the rebuild of {projector.name} was aborted")
-        # replay_parts_pkey
-        part = cursor.execute(
-            sql.SQL(
-                "select part, coalesce(done, after), until from {} where projector = %s and not finished"
-                " order by part limit 1 for update skip locked"
-            ).format(parts),
-            (projector.name,),
-        ).fetchone()
-        if part is None:
-            left = cursor.execute(
-                sql.SQL("select from {} where projector = %s and not finished limit 1").format(parts),
-                (projector.name,),
-            ).fetchone()
-            return "all" if left is None else "others"
-        number, after, until = part
-        page = ledger.read_streams(projector.topics, after, until, run.head, BATCH)
-        rows = [row for events in page.streams.values() for row in fold_stream(projector, events).values()]
-        _copy(cursor, projector, rows)
-        cursor.execute(
-            sql.SQL(
-                "update {} set done = %s, passed = passed + %s, rows = rows + %s, finished = %s"
-                " where projector = %s and part = %s"
-            ).format(parts),
-            (page.last, page.passed, len(rows), not page.more, projector.name, number),
-        )
-    return "some"
-
-
-def _copy(cursor: Cursor, projector: Projector[Any], rows: Sequence[Any]) -> None:
-    columns = projector.table.columns
-    in_json = [n for n, kind in enumerate(columns.values()) if kind.startswith("jsonb")]
-    statement = sql.SQL("copy {} ({}) from stdin").format(
-        sql.Identifier(projector.table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    with cursor.copy(statement) as copy:
-        for row in rows:
-            values = list(msgspec.structs.astuple(row))
-            for n in in_json:
-                values[n] = msgspec.json.encode(values[n]).decode()
-            copy.write_row(values)
 
 
 def finish(conninfo: str, projector: Projector[Any], ledger: Ledger, followed: Followed) -> Replay:

@@ -31,7 +31,8 @@ from modledger.projections.rebuild import (
     current,
     drop,
 )
-from modledger.projections.rebuild_steps import finish, fold_parts, promote
+from modledger.projections.rebuild_folding import fold_parts
+from modledger.projections.rebuild_steps import finish, promote
 from modledger.projections.verification import verify_projector
 from modledger.workers.replay import promote_replay, run_replay
 from modledger.workers.runner import catch_up
@@ -44,10 +45,10 @@ GO_ON = threading.Event()
 RUN = """
 import sys, threading
 from modledger.domain.postgres_ledger import PostgresLedger
-from modledger.projections import rebuild_steps
+from modledger.projections import rebuild_folding, rebuild_steps
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.replay import run_replay
-rebuild_steps.BATCH = 100
+rebuild_folding.BATCH = rebuild_steps.BATCH = 100
 [projector] = [one for one in PROJECTORS if one.name == sys.argv[2]]
 with PostgresLedger(sys.argv[1], bytes(range(32)), connections=1) as ledger:
     run_replay(ledger, sys.argv[1], projector, threading.Event())
@@ -152,7 +153,7 @@ def test_tables_that_are_behind_are_waited_for_only_while_somebody_brings_them_u
         return answers.pop(0)
 
     create_replay(database, profile.PROJECTOR, ledger)
-    fold_parts(database, profile.PROJECTOR, ledger, GO_ON)
+    fold_parts(database, [profile.PROJECTOR], ledger, GO_ON)
     run = finish(database, profile.PROJECTOR, ledger, followed)
     assert (run.state, run.note) == ("verified", "equal to a fresh fold of the ledger")
     assert answers == []
@@ -294,7 +295,7 @@ def test_nothing_is_promoted_before_it_is_verified(
     create_replay(database, profile.PROJECTOR, ledger)
     with pytest.raises(ReplayRefused, match="is not verified yet, but created"):
         promote(database, profile.PROJECTOR, ledger)
-    fold_parts(database, profile.PROJECTOR, ledger, GO_ON)
+    fold_parts(database, [profile.PROJECTOR], ledger, GO_ON)
     with pytest.raises(ReplayRefused, match="is not verified yet, but replaying"):
         promote(database, profile.PROJECTOR, ledger)
     assert conn.execute("select count(*) from profiles").fetchone() == (0,)

@@ -185,10 +185,10 @@ def test_a_migration_that_changes_a_fold_rebuilds_beside_and_old_workers_end_wit
 REBUILD = """
 import sys, threading
 from modledger.domain.postgres_ledger import PostgresLedger
-from modledger.projections import rebuild_steps
+from modledger.projections import rebuild_folding, rebuild_steps
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.replay import rebuild_outdated
-rebuild_steps.BATCH = 100
+rebuild_folding.BATCH = rebuild_steps.BATCH = 100
 with PostgresLedger(sys.argv[1], bytes(range(32)), connections=1) as ledger:
     rebuild_outdated(ledger, sys.argv[1], PROJECTORS, threading.Event())
 """

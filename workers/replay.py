@@ -24,9 +24,10 @@ from modledger.projections.rebuild import (
     place_of,
     replays,
 )
-from modledger.projections.rebuild_steps import finish, fold_parts, promote
+from modledger.projections.rebuild_folding import fold_parts
+from modledger.projections.rebuild_steps import finish, promote
 from modledger.workers.replay_progress import of_rebuild, watched
-from modledger.workers.turn import is_taken, wait_for_turn
+from modledger.workers.turn import is_taken, take_free_turn, wait_for_turn
 
 log = structlog.get_logger()
 
@@ -43,12 +44,33 @@ def run_replay(
 
     Raises ReplayRefused, ReplayAborted, ReplayFailed, Stopped, LedgerUnavailable and psycopg.Error.
     """
-    with _helpers(projector.name, processes - 1):
-        fold_parts(conninfo, projector, ledger, stop)
+    with _helpers(["run", projector.name, "--helping"], processes - 1):
+        fold_parts(conninfo, [projector], ledger, stop)
+    return _finish(ledger, conninfo, projector, stop)
+
+
+def run_replays(
+    ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event, *, processes: int = 1
+) -> list[Replay]:
+    """As ``run_replay``, of several: they are folded together, and then finished by as many processes at once."""
+    with _helpers(["all", "--helping"], processes - 1):
+        fold_parts(conninfo, projectors, ledger, stop)
+        if not stop.is_set():
+            finish_free(ledger, conninfo, projectors, stop)
+        return [_finish(ledger, conninfo, projector, stop) for projector in projectors]
+
+
+def finish_free(ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event) -> None:
+    """Finishes the rebuilds that nobody else is at, one after the other; raises as ``run_replay``."""
+    for projector in projectors:
+        with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
+            if not stop.is_set() and take_free_turn(connection, f"replay {projector.name}"):
+                finish(conninfo, projector, ledger, partial(is_taken, name=f"projector {projector.name}"))
+
+
+def _finish(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:
     with turn(conninfo, projector.name, stop):
-        return finish(
-            conninfo, projector, ledger, lambda connection: is_taken(connection, f"projector {projector.name}")
-        )
+        return finish(conninfo, projector, ledger, partial(is_taken, name=f"projector {projector.name}"))
 
 
 def promote_replay(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:
@@ -67,13 +89,12 @@ def turn(conninfo: str, projector: str, stop: threading.Event) -> Iterator[None]
 
 
 @contextmanager
-def _helpers(projector: str, count: int) -> Iterator[None]:
-    """Further processes, which fold as long as there is something to fold. What one cannot do its part is taken up
-    by another process, which then tells of it: so nobody reads what they say."""
-    command = [sys.executable, "-m", "modledger.workers", "replay", "run", projector, "--fold-only"]
+def _helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
+    """Further processes, which do what there is to do. What one cannot do is taken up by another process, which then
+    tells of it: so nobody reads what they say."""
     helpers = [
         subprocess.Popen(
-            command,
+            [sys.executable, "-m", "modledger.workers", "replay", *arguments],
             env=os.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -20,19 +20,21 @@ from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import Projector
 from modledger.projections.rebuild import (
     ACTIVE,
+    Replay,
     ReplayAborted,
     ReplayFailed,
     ReplayRefused,
     abort,
     create_replay,
+    create_replays,
     drop,
     place_of,
     replays,
 )
-from modledger.projections.rebuild_steps import fold_parts
+from modledger.projections.rebuild_folding import fold_parts
 from modledger.workers.opening import Failure, installation, open_ledger
-from modledger.workers.replay import Stopped, promote_replay, run_replay, turn
-from modledger.workers.replay_progress import of_rebuild, watched
+from modledger.workers.replay import Stopped, finish_free, promote_replay, run_replay, run_replays, turn
+from modledger.workers.replay_progress import of_rebuild, of_rebuilds, watched
 from modledger.workers.stopping import stop_on_signals
 
 
@@ -46,8 +48,10 @@ def projector_of(_context: click.Context, _parameter: click.Parameter, value: st
 
 PROJECTION = click.argument("projection", callback=projector_of)
 PROCESSES = click.option(
-    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes fold."
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes work."
 )
+# Of a process that another one started to help it.
+HELPING = click.option("--helping", is_flag=True, hidden=True)
 
 
 @click.group("replay")
@@ -67,24 +71,23 @@ def create(projection: Projector[Any]) -> None:
 @replay.command()
 @PROJECTION
 @PROCESSES
-@click.option("--fold-only", is_flag=True, hidden=True)
-def run(projection: Projector[Any], processes: int, fold_only: bool) -> None:
+@HELPING
+def run(projection: Projector[Any], processes: int, helping: bool) -> None:
     """Fold the ledger up to a verified rebuild; goes on wherever it stands."""
     with _opened() as (ledger, conninfo, stop):
-        if fold_only:
-            fold_parts(conninfo, projection, ledger, stop)
-        else:
-            _run(ledger, conninfo, projection, processes, stop)
+        if helping:
+            fold_parts(conninfo, [projection], ledger, stop)
+            return
+        with watched(projection.name, partial(of_rebuild, conninfo, ledger, projection.name)):
+            found = run_replay(ledger, conninfo, projection, stop, processes=processes)
+        _tell(found)
 
 
-def _run(
-    ledger: PostgresLedger, conninfo: str, projection: Projector[Any], processes: int, stop: threading.Event
-) -> None:
-    with watched(projection.name, partial(of_rebuild, conninfo, ledger, projection.name)):
-        found = run_replay(ledger, conninfo, projection, stop, processes=processes)
+def _tell(found: Replay) -> None:
+    """What a run came to. Raises Stopped where it did not come to its end."""
     if found.state == "replaying":
-        raise Stopped(f"the rebuild of {projection.name} was stopped: run it again to go on")
-    click.echo(f"{projection.name}: {found.state}" + (f", {found.note}" if found.note else ""))
+        raise Stopped(f"the rebuild of {found.projector} was stopped: run it again to go on")
+    click.echo(f"{found.projector}: {found.state}" + (f", {found.note}" if found.note else ""))
 
 
 @replay.command()
@@ -134,20 +137,36 @@ def drop_command(projection: Projector[Any]) -> None:
 @replay.command("all")
 @PROCESSES
 @click.option("--drop", "dropping", is_flag=True, help="Drop what each of them replaces at once.")
-def all_command(processes: int, dropping: bool) -> None:
-    """Rebuild every read model, one after the other, and promote each; goes on with what stands. Of two at once the
-    second waits."""
-    with _opened() as (ledger, conninfo, stop), turn(conninfo, "all", stop):
-        for projection in PROJECTORS:
-            with psycopg.connect(conninfo, autocommit=True) as connection:
-                found = replays(connection, place_of(connection, projection.name), projection.name)
-            if not found or found[0].state not in ACTIVE:
-                create_replay(conninfo, projection, ledger)
-            _run(ledger, conninfo, projection, processes, stop)
-            promote_replay(ledger, conninfo, projection, stop)
-            if dropping:
-                drop(conninfo, projection.name)
+@HELPING
+def all_command(processes: int, dropping: bool, helping: bool) -> None:
+    """Rebuild every read model and promote each; goes on with what stands. Of two at once the second waits."""
+    with _opened() as (ledger, conninfo, stop):
+        if helping:
+            begun = _begun(conninfo)
+            fold_parts(conninfo, begun, ledger, stop)
+            # From the other end, so as to be seldom in the way.
+            finish_free(ledger, conninfo, begun[::-1], stop)
+            return
+        with turn(conninfo, "all", stop):
+            begun = _begun(conninfo)
+            if missing := [projection for projection in PROJECTORS if projection not in begun]:
+                create_replays(conninfo, missing, ledger)
+            with watched("all", partial(of_rebuilds, conninfo)):
+                found = run_replays(ledger, conninfo, PROJECTORS, stop, processes=processes)
+            for one in found:
+                _tell(one)
+            for projection in PROJECTORS:
+                promote_replay(ledger, conninfo, projection, stop)
+                if dropping:
+                    drop(conninfo, projection.name)
     click.echo("every read model is rebuilt")
+
+
+def _begun(conninfo: str) -> list[Projector[Any]]:
+    """Those of which there is a rebuild that is not promoted."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = {one.projector for one in replays(connection, place_of(connection, "all")) if one.state in ACTIVE}
+    return [projection for projection in PROJECTORS if projection.name in found]
 
 
 @contextmanager

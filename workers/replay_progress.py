@@ -28,7 +28,7 @@ from rich.text import Text
 
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.projections.projector import Projector, checkpoint
-from modledger.projections.rebuild import beside, replays
+from modledger.projections.rebuild import ACTIVE, beside, place_of, replays
 
 # Between two lines where nobody can watch a bar, and between two looks where somebody can.
 LINE_SECONDS, LOOK_SECONDS = 10.0, 0.5
@@ -65,6 +65,17 @@ def of_rebuild(conninfo: str, ledger: Ledger, projector: str) -> Progress:
                 return Progress(stage="catching up", done=reached, total=head)
             return Progress(stage="comparing", done=0, total=0)
         return Progress(stage=one.state, done=0, total=0)
+
+
+def of_rebuilds(conninfo: str) -> Progress:
+    """How far all rebuilds together are that are not promoted. Raises psycopg.Error."""
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        found = [one for one in replays(conn, place_of(conn, "all")) if one.state in ACTIVE]
+    if any(not one.folded for one in found):
+        passed = sum(min(one.passed, one.total) for one in found)
+        return Progress(stage="folding", done=passed, total=sum(one.total for one in found))
+    finished = sum(one.state == "verified" for one in found)
+    return Progress(stage="deriving and comparing", done=finished, total=len(found))
 
 
 def of_catch_up(conninfo: str, ledger: Ledger, projectors: Sequence[Projector[Any]]) -> Progress:

@@ -31,6 +31,12 @@ def is_taken(connection: psycopg.Connection, name: str) -> bool:
     return row is not None and bool(row[0])
 
 
+def take_free_turn(connection: psycopg.Connection, name: str) -> bool:
+    """Whether this connection (autocommit) is the only active one under that name from now on; without waiting."""
+    row = connection.execute("select pg_try_advisory_lock(%s)", (turn_key(name),)).fetchone()
+    return row is not None and bool(row[0])
+
+
 def wait_for_turn(connection: psycopg.Connection, name: str, stop: threading.Event) -> bool:
     """Blocks until this connection (autocommit) is the only active one under that name; False when stopped first.
 
