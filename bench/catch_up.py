@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from eventsourcing.projection import ProjectionRunner
@@ -15,11 +16,13 @@ from bench.peers import library
 from bench.server import create_database
 from bench.table import Result
 from bench.world import World
+from modledger.domain.envelope import NewEvent
 from modledger.domain.ledger import Ledger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import punishments
 from modledger.projections.catalog import PROJECTORS, create
-from modledger.projections.projector import Projector, advance, checkpoint
+from modledger.projections.projector import advance, checkpoint
+from modledger.projections.wave import advance_together
 from modledger.workers.migrate import migrate
 from modledger.workers.runner import BATCH
 
@@ -33,37 +36,48 @@ COPY = """
 """
 
 
+class Ours(NamedTuple):
+    """A database of ours with the history in its ledger and nothing folded."""
+
+    ledger: Ledger
+    connection: psycopg.Connection[Any]
+
+
 def measure(world: World) -> dict[str, Result | str]:
     """Each round folds the next share of the ledger, so that tables grow as they really do."""
     conninfo, effort = world.scratch(), world.effort
-    ours = create_database(conninfo, "catch_up_ours")
-    migrate(ours)
     found = history(effort.events)
-    with PostgresLedger(ours, os.urandom(32)) as ledger, psycopg.connect(ours, autocommit=True) as connection:
-        fill(ledger, found)
-        connection.execute("vacuum analyze ledger")
-        head = ledger.head()
+    with _filled(conninfo, "catch_up_one", found) as one, _filled(conninfo, "catch_up_all", found) as everyone:
+        head = one.ledger.head()
         bounds = list(pairwise(head * n // effort.rounds for n in range(effort.rounds + 1)))
-        turns = {
-            projector.name: _turns(bounds, lambda _, b, p=projector: _fold(connection, p, ledger, b))  # type: ignore[misc]
-            for projector in PROJECTORS
-        }
-        turns["copy"] = _turns(bounds, lambda a, b: _copy(connection, a, b))
         peer = Peer(conninfo, effort)
-        turns["peer"] = peer.turn
+        turns = {
+            "punishments": _turns(bounds, lambda _, until: _fold(one, until)),
+            "together": _turns(bounds, lambda _, until: _fold_together(everyone, until)),
+            "copy": _turns(bounds, lambda after, until: _copy(one.connection, after, until)),
+            "peer": peer.turn,
+        }
         figures = in_turn(turns, effort.rounds)
-    # One after the other: the times of a round add up.
-    everyone = [1 / sum(1 / figures[p.name][n] for p in PROJECTORS) for n in range(effort.rounds)]
     note = f"{len(found):,} events in {effort.rounds} shares, batches of {BATCH:,}; the peer {peer.share:,} a round"
     return {
         "catch-up": Result(figure=figures["punishments"], floor=figures["copy"], peer=figures["peer"], note=note),
         "catch-up all": Result(
-            figure=everyone,
-            floor=[rate / len(PROJECTORS) for rate in figures["copy"]],
+            figure=figures["together"],
+            floor=figures["copy"],
             peer=figures["peer"],
             note=f"{len(PROJECTORS)} projectors, of which the peer is one",
         ),
     }
+
+
+@contextmanager
+def _filled(server: str, name: str, found: list[NewEvent]) -> Iterator[Ours]:
+    conninfo = create_database(server, name)
+    migrate(conninfo)
+    with PostgresLedger(conninfo, os.urandom(32)) as ledger, psycopg.connect(conninfo, autocommit=True) as connection:
+        fill(ledger, found)
+        connection.execute("vacuum analyze ledger")
+        yield Ours(ledger, connection)
 
 
 def _turns(bounds: list[tuple[int, int]], work: Callable[[int, int], None]) -> Callable[[], float]:
@@ -79,10 +93,16 @@ def _turns(bounds: list[tuple[int, int]], work: Callable[[int, int], None]) -> C
     return turn
 
 
-def _fold(connection: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, until: int) -> None:
-    reached = checkpoint(connection, projector.name)
+def _fold(ours: Ours, until: int) -> None:
+    reached = checkpoint(ours.connection, punishments.PROJECTOR.name)
     while reached < until:
-        reached = advance(connection, projector, ledger, min(BATCH, until - reached)).position
+        reached = advance(ours.connection, punishments.PROJECTOR, ours.ledger, min(BATCH, until - reached)).position
+
+
+def _fold_together(ours: Ours, until: int) -> None:
+    reached = checkpoint(ours.connection, punishments.PROJECTOR.name)
+    while reached < until:
+        reached = advance_together(ours.connection, PROJECTORS, ours.ledger, min(BATCH, until - reached)).position
 
 
 def _copy(connection: psycopg.Connection[Any], after: int, until: int) -> None:

@@ -200,9 +200,9 @@ LINES: dict[str, Line] = {
     ),
     "catch-up all": Line(
         part="catch-up",
-        name="catch-up, all projectors one after the other",
+        name="catch-up, all projectors together",
         unit="events/s",
-        floor="COPY of the same events, thrown away, once for each projector",
+        floor="COPY of the same events, thrown away",
         peer=RUNNER,
     ),
     "rebuild": Line(

@@ -43,15 +43,21 @@ AFTER = """
     select originator_id, originator_version, topic, state, notification_id, recorded_at
         from ledger where notification_id > %s order by notification_id limit %s
 """
-# ledger_position. The last line says how many rows were passed and how far; one statement: both are of one moment.
+# ledger_position, subject_keys_pkey. The line without a stream says how many rows were passed and how far. One
+# statement: rows, keys and how far are of one moment.
 AFTER_BUT = """
-    with passed as (
+    with passed as materialized (
         select originator_id, originator_version, topic, state, notification_id, recorded_at
             from ledger where notification_id > %s order by notification_id limit %s
+    ), wanted as materialized (
+        select * from passed where topic <> all(%b)
     )
-    select * from passed where topic <> all(%b)
+    select * from wanted
     union all
     select null, count(*), null, null, max(notification_id), null from passed
+    union all
+    select subject, generation, null, wrapped, null, null from subject_keys
+        where subject = any(array(select originator_id from wanted))
     order by 5
 """
 # ledger_pkey. The line without a topic says which was the last whole stream, and how many rows were passed.

@@ -84,9 +84,12 @@ class MemoryRecorder(POPOApplicationRecorder):
             start = max(position, 0)
             return [self._row(index) for index in range(start, min(start + limit, len(self._stored_events)))]
 
-    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
-        rows = self.rows_after(position, limit)
-        return [row for row in rows if row.topic not in topics], len(rows), rows[-1].id if rows else position
+    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], WrappedKeys, int, int]:
+        with self._database_lock:
+            rows = self.rows_after(position, limit)
+            wanted = [row for row in rows if row.topic not in topics]
+            keys = self.keys_of([str(row.originator_id) for row in wanted])
+        return wanted, keys, len(rows), rows[-1].id if rows else position
 
     def rows_between(
         self, topics: Sequence[str], after: str, until: str | None, head: int, limit: int

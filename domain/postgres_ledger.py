@@ -142,14 +142,11 @@ class LedgerRecorder(PostgresApplicationRecorder):
     def rows_after(self, position: int, limit: int) -> list[Row]:
         return [Row(*row) for row in self._rows(ledger_queries.AFTER, position, limit)]
 
-    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
-        rows, passed, last = [], 0, None
-        for row in self._rows(ledger_queries.AFTER_BUT, position, limit, list(topics)):
-            if row[0] is None:
-                passed, last = row[1], row[4]
-            else:
-                rows.append(Row(*row))
-        return rows, passed, position if last is None else last
+    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], WrappedKeys, int, int]:
+        found = self._rows(ledger_queries.AFTER_BUT, position, limit, list(topics))
+        rows, keys = _rows_and_keys([row for row in found if row[0] is not None])
+        passed, last = next((row[1], row[4]) for row in found if row[0] is None)
+        return rows, keys, passed, position if last is None else last
 
     def rows_between(
         self, topics: Sequence[str], after: str, until: str | None, head: int, limit: int

@@ -76,9 +76,9 @@ class CommandRecorder(Protocol):
 
     def rows_after(self, position: int, limit: int) -> list[Row]: ...
 
-    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], int, int]:
-        """Of the rows after the position, at most ``limit``, those of other topics than these; how many rows that are
-        in all, and the position of the last."""
+    def rows_but(self, topics: Sequence[str], position: int, limit: int) -> tuple[list[Row], WrappedKeys, int, int]:
+        """Of the rows after the position, at most ``limit``, those of other topics than these, and the keys of their
+        subjects, both of one moment; how many rows that are in all, and the position of the last."""
         ...
 
     def rows_between(
@@ -243,8 +243,10 @@ class RecorderLedger(Application[str]):
 
     def read_topics(self, topics: Collection[str], after: int, limit: int) -> Passage:
         """See ``Ledger.read_topics``; raises as ``read``, but not for an event of another topic."""
-        rows, passed, position = self.recorder.rows_but(others_than(topics), after, limit)
-        return Passage(events=self._decode(rows), passed=passed, position=position)
+        rows, wrapped, passed, position = self.recorder.rows_but(others_than(topics), after, limit)
+        keys = self._open(wrapped)
+        events = [self._events.to_domain_event(row, keys.get(str(row.originator_id))) for row in rows]
+        return Passage(events=events, passed=passed, position=position)
 
     def read_streams(self, topics: Collection[str], after: str, until: str | None, head: int, limit: int) -> Histories:
         """See ``Ledger.read_streams``; raises as ``read_topics``."""

@@ -20,8 +20,10 @@ T = TypeVar("T")
 HEADER = POSITION_HEADER
 # api.md §1
 LONGEST_WAIT_S = 2.0
-_FIRST_PAUSE_S = 0.001
-_LONGEST_PAUSE_S = 0.01
+# Whoever waits looks when the loop's clock shows a multiple of these milliseconds, at the same moment as all others, so
+# that they share the statement: of the first while a projector that is well gets there, then of the second.
+_LOOK_MS, _LOOK_LATER_MS = 2, 10
+_SOON_S = 0.03
 
 # $1 text[] of projectors. projection_tracking_pkey
 CHECKPOINTS = """
@@ -54,17 +56,17 @@ async def fresh(
     if position_of(answer) >= required(answer):
         return answer
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + LONGEST_WAIT_S
-    pause = _FIRST_PAUSE_S
+    began = loop.time()
     while True:
+        waited = loop.time() - began
+        if waited >= LONGEST_WAIT_S:
+            raise unavailable(f"The read models are not yet at position {required(answer)}")
+        apart = _LOOK_MS if waited < _SOON_S else _LOOK_LATER_MS
+        await asyncio.sleep((apart - round(loop.time() * 1000) % apart) / 1000)
         if await progress() >= required(answer):
             answer = await read()
             if position_of(answer) >= required(answer):
                 return answer
-        if loop.time() >= deadline:
-            raise unavailable(f"The read models are not yet at position {required(answer)}")
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 
 def progress_of(checkpoints: Coalesced[str], *projectors: str) -> Callable[[], Awaitable[int]]:

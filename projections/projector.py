@@ -6,7 +6,8 @@ same types, so the Struct is the only description of a row in Python.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Generic, LiteralString, TypeVar
 from uuid import UUID
 
@@ -85,6 +86,15 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     more: bool
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """Where a projector stands: its checkpoint, None before its first; of its tables, None where they are not recorded,
+    how often they were replaced and what version of the program made them."""
+
+    position: int | None
+    generation: int | None
+    fingerprint: str | None
+
+
 class Fenced(Exception):
     """Another runner has moved this projector's checkpoint meanwhile. Nothing was written."""
 
@@ -105,6 +115,15 @@ class FoldFailed(Exception):
         self.cause: Exception = cause
 
 
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What events make of rows: (row before, row after) of each that changes, by ``folded`` of them; ``failure`` is the
+    one that the fold refused."""
+
+    changes: list[tuple[Any, Any]]
+    folded: int
+    failure: FoldFailed | None
+
+
 def fingerprint(projector: Projector[Any]) -> str:
     """The same for the same tables and the same version of the fold."""
     tables = [msgspec.structs.asdict(table) for table in (projector.table, *projector.beside)]
@@ -122,6 +141,18 @@ def checkpoint(conn: psycopg.Connection[Any], name: str) -> int:
     return 0 if row is None else int(row[0])
 
 
+def standings(conn: psycopg.Connection[Any], names: Sequence[str]) -> dict[str, Standing]:
+    """Where each of these projectors stands, of one moment."""
+    # projection_tracking_pkey, read_models_pkey
+    found = conn.cursor(row_factory=tuple_row).execute(
+        "select asked.name, t.notification_id, m.generation, m.fingerprint from unnest(%s::text[]) as asked (name)"
+        " left join projection_tracking as t on t.application_name = asked.name"
+        " left join read_models as m on m.projector = asked.name",
+        (list(names),),
+    )
+    return {name: Standing(*columns) for name, *columns in found.fetchall()}
+
+
 def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, limit: int) -> Advance:
     """Folds at most ``limit`` (≥ 1) further events of the ledger into the projector's table, durable on return.
 
@@ -130,54 +161,20 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
     """
     if not conn.autocommit:
         raise ValueError("advance needs a connection in autocommit mode")
-    cursor = conn.cursor(row_factory=tuple_row)
-    # projection_tracking_pkey, read_models_pkey
-    found = cursor.execute(
-        "select coalesce(t.notification_id, 0), m.generation, m.fingerprint from (select %s as name) as asked"
-        " left join projection_tracking as t on t.application_name = asked.name"
-        " left join read_models as m on m.projector = asked.name",
-        (projector.name,),
-    ).fetchone()
-    assert found is not None
-    after, generation, made_for = found
-    if made_for not in (None, fingerprint(projector)):
+    standing = standings(conn, [projector.name])[projector.name]
+    if standing.fingerprint not in (None, fingerprint(projector)):
         raise Superseded(f"the read tables of {projector.name} are of another version of the program now")
+    after = standing.position or 0
     passage = ledger.read_topics(projector.topics, after, limit)
     if not passage.passed:
         return Advance(read=0, folded=0, position=after, more=False)
-    wanted = [(recorded, projector.touches(recorded)) for recorded in passage.events]
-    handled = [(recorded, key) for recorded, key in wanted if key is not None]
-    # The first event of a stream finds nothing either.
-    sought = {key for recorded, key in handled if recorded.version > 1 and recorded.event.TOPIC not in projector.makes}
-    before = _load(cursor, projector, sought)
-    rows: dict[Any, dict[Key, msgspec.Struct]] = {}
-    for key, row in before.items():
-        rows.setdefault(key[0], {})[key] = row
-    by = key_of(projector.key)
-    failure: FoldFailed | None = None
-    folded = 0
-    reached = passage.position
-    for recorded, key in handled:
-        mine = rows.setdefault(key[0], {})
-        try:
-            changed = projector.fold(mine, recorded)
-        except Exception as cause:
-            failure = FoldFailed(projector.name, recorded, cause)
-            failure.__cause__ = cause
-            # Whatever stands before it has been passed, and nothing can come there any more.
-            reached = recorded.position - 1
-            break
-        for row in changed:
-            mine[by(row)] = row
-        folded += 1
+    handled = handled_by(projector, passage.events)
+    batch = fold_batch(projector, rows_of(projector, ask_for_rows(conn, projector, handled)), handled)
+    # Whatever stands before an event that failed has been passed, and nothing can come there any more.
+    reached = passage.position if batch.failure is None else batch.failure.position - 1
     if reached > after:
-        changes = [
-            (before.get(key), row)
-            for mine in rows.values()
-            for key, row in mine.items()
-            if row is not before.get(key) and row != before.get(key)
-        ]
         with conn.transaction():
+            cursor = conn.cursor(row_factory=tuple_row)
             # First, because its row lock holds back every other runner of this projector until we have committed.
             _track(cursor, projector.name, after, reached)
             # Only now, in a snapshot of its own: tables may have been replaced until that lock was ours.
@@ -185,14 +182,47 @@ def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Le
             now = cursor.execute(
                 "select generation from read_models where projector = %s", (projector.name,)
             ).fetchone()
-            if now is not None and now[0] != generation:
+            if now is not None and now[0] != standing.generation:
                 raise Fenced(f"the tables of {projector.name} were replaced")
-            _write(cursor, projector, changes)
-            if projector.also is not None and changes:
-                projector.also(cursor, changes)
-    if failure is not None:
-        raise failure
-    return Advance(read=passage.passed, folded=folded, position=reached, more=passage.passed >= limit)
+            write(cursor, projector, batch.changes)
+    if batch.failure is not None:
+        raise batch.failure
+    return Advance(read=passage.passed, folded=batch.folded, position=reached, more=passage.passed >= limit)
+
+
+def handled_by(projector: Projector[Any], events: Iterable[Recorded]) -> list[tuple[Recorded, Key]]:
+    """Those of the events that are about this read model, each with what it touches."""
+    topics, touches = projector.topics, projector.touches
+    wanted = ((recorded, touches(recorded)) for recorded in events if recorded.event.TOPIC in topics)
+    return [(recorded, key) for recorded, key in wanted if key is not None]
+
+
+def fold_batch(projector: Projector[Any], before: Mapping[Key, Any], handled: Sequence[tuple[Recorded, Key]]) -> Batch:
+    """What becomes of the rows ``before`` by these events, up to one that the fold refuses."""
+    rows: dict[Any, dict[Key, msgspec.Struct]] = {}
+    for key, row in before.items():
+        rows.setdefault(key[0], {})[key] = row
+    by = key_of(projector.key)
+    failure: FoldFailed | None = None
+    folded = 0
+    for recorded, key in handled:
+        mine = rows.setdefault(key[0], {})
+        try:
+            changed = projector.fold(mine, recorded)
+        except Exception as cause:
+            failure = FoldFailed(projector.name, recorded, cause)
+            failure.__cause__ = cause
+            break
+        for row in changed:
+            mine[by(row)] = row
+        folded += 1
+    changes = [
+        (before.get(key), row)
+        for mine in rows.values()
+        for key, row in mine.items()
+        if row is not before.get(key) and row != before.get(key)
+    ]
+    return Batch(changes=changes, folded=folded, failure=failure)
 
 
 def fold_stream(projector: Projector[Any], events: Sequence[Recorded]) -> dict[Key, Any]:
@@ -218,56 +248,89 @@ def key_of(columns: tuple[str, ...]) -> Callable[[Any], Key]:
     return lambda row: (getattr(row, first), getattr(row, second))
 
 
-def _load(cursor: Cursor, projector: Projector[R], keys: set[Key]) -> dict[Key, R]:
-    """The rows under these keys; one statement for the whole keys and one for those cut short, where there are any."""
-    if not keys:
-        return {}
+def ask_for_rows(
+    conn: psycopg.Connection[Any], projector: Projector[Any], handled: Sequence[tuple[Recorded, Key]]
+) -> list[Cursor]:
+    """Asks for the rows that these events may change, for ``rows_of``: one statement for the whole keys and one for
+    those cut short, where there are any. In a pipeline they are on their way, else answered."""
+    # The first event of a stream finds nothing either.
+    keys = {key for recorded, key in handled if recorded.version > 1 and recorded.event.TOPIC not in projector.makes}
     whole = [key for key in keys if len(key) == len(projector.key)]
     cut = [key for key in keys if len(key) < len(projector.key)]
-    loaded: dict[Key, R] = {}
-    decoder = msgspec.json.Decoder(list[projector.row])  # type: ignore[name-defined]
-    by = key_of(projector.key)
+    asked = []
     for group in (whole, cut):
-        if not group:
-            continue
-        columns = projector.key[: len(group[0])]
-        found = cursor.execute(
-            # By the primary key, or by the index that begins with the first key column (named in each module).
-            sql.SQL(
-                "select coalesce(json_agg(t), '[]')::text from {table} t"
-                " join json_populate_recordset(null::{table}, %s) k on {same}"
-            ).format(table=sql.Identifier(projector.table.name), same=_same("t", "k", columns)),
-            (_json([dict(zip(columns, key, strict=True)) for key in group]),),
-        ).fetchone()
+        if group:
+            columns = projector.key[: len(group[0])]
+            told = _json([dict(zip(columns, key, strict=True)) for key in group])
+            asked.append(conn.cursor(row_factory=tuple_row).execute(_rows_by(projector.table.name, columns), (told,)))
+    return asked
+
+
+def rows_of(projector: Projector[R], asked: Sequence[Cursor]) -> dict[Key, R]:
+    """The rows that were asked for, by their keys."""
+    loaded: dict[Key, R] = {}
+    by = key_of(projector.key)
+    for cursor in asked:
+        found = cursor.fetchone()
         assert found is not None
-        for row in decoder.decode(found[0]):
+        for row in _decoder(projector.row).decode(found[0]):
             loaded[by(row)] = row
     return loaded
 
 
-def _write(cursor: Cursor, projector: Projector[Any], changes: Sequence[tuple[msgspec.Struct | None, Any]]) -> None:
-    table = sql.Identifier(projector.table.name)
-    columns = list(projector.table.columns)
+def write(cursor: Cursor, projector: Projector[Any], changes: Sequence[tuple[Any, Any]]) -> None:
+    """Writes the rows that events have changed, and what is derived from them; reads nothing, so it may be used in a
+    pipeline."""
+    table, columns, key = projector.table.name, tuple(projector.table.columns), projector.key
     made = [after for before, after in changes if before is None]
     changed = [after for before, after in changes if before is not None]
     if made:
-        cursor.execute(
-            sql.SQL(
-                "insert into {table} ({columns}) select {columns} from json_populate_recordset(null::{table}, %s)"
-            ).format(table=table, columns=sql.SQL(", ").join(map(sql.Identifier, columns))),
-            (_json(made),),
-        )
+        cursor.execute(_insert(table, columns), (_json(made),))
     if changed:
-        values = [
-            sql.SQL("{0} = n.{0}").format(sql.Identifier(column)) for column in columns if column not in projector.key
-        ]
-        cursor.execute(
-            # By the primary key.
-            sql.SQL(
-                "update {table} t set {values} from json_populate_recordset(null::{table}, %s) n where {same}"
-            ).format(table=table, values=sql.SQL(", ").join(values), same=_same("t", "n", projector.key)),
-            (_json(changed),),
+        cursor.execute(_update(table, columns, key), (_json(changed),))
+    if changes and projector.also is not None:
+        projector.also(cursor, changes)
+
+
+# Composed once: the text of a statement takes longer to make than the statement to run.
+
+
+@cache
+def _rows_by(table: str, columns: tuple[str, ...]) -> bytes:
+    # By the primary key, or by the index that begins with the first key column (named in each module).
+    return (
+        sql.SQL(
+            "select coalesce(json_agg(t), '[]')::text from {table} t"
+            " join json_populate_recordset(null::{table}, %s) k on {same}"
         )
+        .format(table=sql.Identifier(table), same=_same("t", "k", columns))
+        .as_bytes()
+    )
+
+
+@cache
+def _insert(table: str, columns: tuple[str, ...]) -> bytes:
+    return (
+        sql.SQL("insert into {table} ({columns}) select {columns} from json_populate_recordset(null::{table}, %s)")
+        .format(table=sql.Identifier(table), columns=sql.SQL(", ").join(map(sql.Identifier, columns)))
+        .as_bytes()
+    )
+
+
+@cache
+def _update(table: str, columns: tuple[str, ...], key: tuple[str, ...]) -> bytes:
+    values = [sql.SQL("{0} = n.{0}").format(sql.Identifier(column)) for column in columns if column not in key]
+    # By the primary key.
+    return (
+        sql.SQL("update {table} t set {values} from json_populate_recordset(null::{table}, %s) n where {same}")
+        .format(table=sql.Identifier(table), values=sql.SQL(", ").join(values), same=_same("t", "n", key))
+        .as_bytes()
+    )
+
+
+@cache
+def _decoder(row: type[R]) -> msgspec.json.Decoder[list[R]]:
+    return msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
 
 
 def _same(one: str, other: str, columns: Sequence[str]) -> sql.Composed:

@@ -1,4 +1,4 @@
-"""Runs the projectors: each in its own thread, one active per projector however many processes there are."""
+"""Runs the projectors: one active of each however many processes there are, those of a process together (crew.py)."""
 
 import threading
 from collections.abc import Iterable
@@ -20,13 +20,16 @@ from modledger.projections.projector import (
     Superseded,
     advance,
     checkpoint,
+    standings,
 )
+from modledger.projections.wave import advance_together
+from modledger.workers.crew import Crew
 from modledger.workers.turn import wait_for_turn
 
 log = structlog.get_logger()
 
-BATCH = 5_000
-POLL_SECONDS = 0.25
+# Ten projectors hold what so many events make of their rows, and readers of the one wait until all are written.
+BATCH = 1_000
 RETRY_SECONDS = 1.0
 # What one event can do to a batch: its bytes are no event, or its row does not fit the table.
 UNFIT = (UnreadableEvent, psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
@@ -37,21 +40,17 @@ def run_projectors(
 ) -> list[threading.Thread]:
     """Starts a thread for each projector and one that wakes them; they end when ``stop`` is set.
 
-    A projector that cannot take an event (the fold raises, its bytes are no event, the row does not fit) stops right
-    before it: it leaves position, event and error in ``projection_failures`` and in the log, the others go on, and the
-    next process that runs it tries that event again. One whose tables a newer program has replaced leaves them to it.
+    Those that stand at about the same place go on together, led by the thread of one of them. A projector that cannot
+    take an event (the fold raises, its bytes are no event, the row does not fit) stops right before it: it leaves
+    position, event and error in ``projection_failures`` and in the log, the others go on, and the next process that
+    runs it tries that event again. One whose tables a newer program has replaced leaves them to it.
     """
-    bells = {projector.name: threading.Event() for projector in projectors}
+    crew = Crew(ledger, BATCH, stop)
     threads = [
-        threading.Thread(
-            target=_run,
-            args=(ledger, conninfo, projector, bells[projector.name], stop),
-            name=projector.name,
-            daemon=True,
-        )
+        threading.Thread(target=_run, args=(ledger, conninfo, projector, crew, stop), name=projector.name, daemon=True)
         for projector in projectors
     ]
-    threads.append(threading.Thread(target=_ring, args=(conninfo, bells.values(), stop), name="listener", daemon=True))
+    threads.append(threading.Thread(target=_ring, args=(conninfo, crew, stop), name="listener", daemon=True))
     for thread in threads:
         thread.start()
     return threads
@@ -65,16 +64,15 @@ class Stopped(Exception):
         self.position, self.event_id, self.topic, self.cause = position, event_id, topic, cause
 
 
-def _run(
-    ledger: Ledger, conninfo: str, projector: Projector[Any], bell: threading.Event, stop: threading.Event
-) -> None:
+def _run(ledger: Ledger, conninfo: str, projector: Projector[Any], crew: Crew, stop: threading.Event) -> None:
     name = f"modledger {projector.name}"
+    alone = False
     while not stop.is_set():
         try:
             with psycopg.connect(conninfo, autocommit=True, application_name=name) as connection:
                 if wait_for_turn(connection, f"projector {projector.name}", stop):
                     log.info("projector is active", projector=projector.name)
-                    _follow(ledger, connection, projector, bell, stop)
+                    _follow(ledger, connection, projector, crew, stop, alone=alone)
         except Stopped as stopped:
             _record(conninfo, projector.name, stopped, stop)
             return
@@ -89,19 +87,25 @@ def _run(
             # Nothing that is known to be possible; going on would be a guess and going silent worse.
             log.exception("projector starts over after an unexpected error", projector=projector.name)
             stop.wait(RETRY_SECONDS)
+        # The others hear no more of it than once.
+        alone = True
 
 
 def _follow(
     ledger: Ledger,
     connection: psycopg.Connection,
     projector: Projector[Any],
-    bell: threading.Event,
+    crew: Crew,
     stop: threading.Event,
+    *,
+    alone: bool,
 ) -> None:
     failed_at = _failed_at(connection, projector.name)
     one_by_one = 0
     while not stop.is_set():
-        bell.clear()
+        if not alone and failed_at is None:
+            alone = crew.go_along(connection, projector)
+            continue
         try:
             step: Advance = advance(connection, projector, ledger, 1 if one_by_one else BATCH)
         except FoldFailed as failure:
@@ -116,14 +120,15 @@ def _follow(
             # One event spoils the whole batch; one by one, everything before it is folded.
             one_by_one = BATCH
             continue
-        one_by_one = max(0, one_by_one - 1)
         if failed_at is not None and step.position >= failed_at:
             # projection_failures_pkey
             connection.execute("delete from projection_failures where projector = %s", (projector.name,))
             failed_at = None
-        if not step.more:
-            # A notification can be lost; the poll finds what it announced.
-            bell.wait(POLL_SECONDS)
+        elif not step.more:
+            # There is no such event any more: nothing to look at alone.
+            failed_at = None
+        one_by_one = one_by_one - 1 if one_by_one and step.more else 0
+        alone = one_by_one > 0
 
 
 def _stopped_by(error: Exception, ledger: Ledger, connection: psycopg.Connection, projector: Projector[Any]) -> Stopped:
@@ -160,15 +165,14 @@ def _record(conninfo: str, projector: str, stopped: Stopped, stop: threading.Eve
             stop.wait(RETRY_SECONDS)
 
 
-def _ring(conninfo: str, bells: Iterable[threading.Event], stop: threading.Event) -> None:
+def _ring(conninfo: str, crew: Crew, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with psycopg.connect(conninfo, autocommit=True, application_name="modledger listener") as connection:
                 connection.execute("listen ledger")
                 while not stop.is_set():
                     for _ in connection.notifies(timeout=0.5, stop_after=1):
-                        for bell in bells:
-                            bell.set()
+                        crew.ring()
         except psycopg.Error as error:
             log.warning("listener starts over", error=str(error))
             stop.wait(RETRY_SECONDS)
@@ -180,11 +184,21 @@ def catch_up(ledger: Ledger, conninfo: str, projectors: Iterable[Projector[Any]]
     worker, which stops there visibly. Raises psycopg.Error and LedgerUnavailable."""
     head = ledger.head()
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        for projector in projectors:
+        left = list(projectors)
+        stands = standings(connection, [projector.name for projector in left])
+        reached = {name: stand.position or 0 for name, stand in stands.items()}
+        while left := [projector for projector in left if reached[projector.name] < head]:
             try:
-                while checkpoint(connection, projector.name) < head:
+                wave = advance_together(connection, left, ledger, BATCH)
+                reached |= {name: stand.position or 0 for name, stand in wave.stands.items()}
+                alone = [projector for projector in left if projector.name in wave.left]
+            except UNFIT:
+                alone = list(left)
+            for projector in alone:
+                try:
                     with suppress(Fenced):
-                        advance(connection, projector, ledger, BATCH)
-            except (FoldFailed, Superseded, *UNFIT) as error:
-                log.warning("projector cannot catch up", projector=projector.name, error=str(error))
+                        reached[projector.name] = advance(connection, projector, ledger, BATCH).position
+                except (FoldFailed, Superseded, *UNFIT) as error:
+                    log.warning("projector cannot catch up", projector=projector.name, error=str(error))
+                    left.remove(projector)
     return head

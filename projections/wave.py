@@ -1,0 +1,190 @@
+"""Projectors that stand at about the same place go on together: the ledger is read and decoded once for all of them,
+and what they make of it is written in one transaction, with one flush to disk.
+
+Each folds its own part with its own fold, and is fenced as if it went alone (projector.py). Whatever is out of the
+ordinary with one of them, it is left behind untouched and has to go on by itself, where it does or says what it always
+did; the others do not wait for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from modledger.domain.envelope import Recorded
+from modledger.domain.ledger import Ledger, Passage
+from modledger.projections.projector import (
+    Batch,
+    Cursor,
+    Key,
+    Projector,
+    Standing,
+    ask_for_rows,
+    fingerprint,
+    fold_batch,
+    handled_by,
+    rows_of,
+    standings,
+    write,
+)
+
+
+class Wave(msgspec.Struct, frozen=True, kw_only=True):
+    """``read`` events were passed; whoever went along stands at ``position`` or, having been ahead, beyond it. ``left``
+    says why whom was left behind; ``stands`` where the others stand now. ``more``: the wave was full, or broke off and
+    has to be tried again, so that more events probably wait."""
+
+    read: int
+    position: int
+    more: bool
+    left: Mapping[str, str]
+    stands: Mapping[str, Standing]
+
+
+class _Part(msgspec.Struct, frozen=True):
+    projector: Projector[Any]
+    batch: Batch
+
+
+def advance_together(
+    conn: psycopg.Connection[Any],
+    projectors: Sequence[Projector[Any]],
+    ledger: Ledger,
+    limit: int,
+    known: Mapping[str, Standing] | None = None,
+) -> Wave:
+    """Folds at most ``limit`` (≥ 1) further events of the ledger into the tables of all these projectors, durable on
+    return; at most as many positions may lie between any of them and the foremost, or it is left behind.
+
+    ``known``: what a wave before this one answered as ``stands`` of the same projectors. It need not be true any more,
+    since nothing is written for a projector that stands elsewhere. ``conn`` must be in autocommit mode and is used
+    alone. Raises what the ledger raises, psycopg.Error, and ValidationError for a row that is none: nothing was written
+    then, unless the connection was lost during the commit, and whose error it is shows when each goes on alone.
+    """
+    if not conn.autocommit:
+        raise ValueError("a wave needs a connection in autocommit mode")
+    stands = known or standings(conn, [one.name for one in projectors])
+    left = {} if known else _left_by_their_tables(projectors, stands)
+    foremost = max((stands[one.name].position or 0 for one in projectors if one.name not in left), default=0)
+    for one in projectors:
+        if one.name not in left and foremost - (stands[one.name].position or 0) > limit:
+            left[one.name] = "it is far behind the others"
+    together = [one for one in projectors if one.name not in left]
+    positions = {one.name: stands[one.name].position or 0 for one in together}
+    after = min(positions.values(), default=0)
+    if not together:
+        return Wave(read=0, position=after, more=False, left=left, stands={})
+    passage = ledger.read_topics(frozenset[str]().union(*(one.topics for one in together)), after, limit)
+    # One that is further already waits until the others have come.
+    moving = [one for one in together if positions[one.name] < passage.position]
+    parts = _fold(conn, moving, positions, passage, left)
+    written = _write(conn, parts, stands, passage.position, left) if parts else set()
+    again = bool(parts) and not written
+    now = {
+        one.name: msgspec.structs.replace(stands[one.name], position=passage.position)
+        if one.name in written
+        else stands[one.name]
+        for one in together
+        if one.name not in left
+    }
+    return Wave(
+        read=passage.passed,
+        position=after if again else passage.position,
+        more=again or passage.passed >= limit,
+        left=left,
+        stands=now,
+    )
+
+
+def _left_by_their_tables(projectors: Sequence[Projector[Any]], stands: Mapping[str, Standing]) -> dict[str, str]:
+    left = {}
+    for one in projectors:
+        if stands[one.name].position is None:
+            left[one.name] = "it has no checkpoint yet"
+        elif stands[one.name].fingerprint not in (None, fingerprint(one)):
+            left[one.name] = "its tables are of another version of the program"
+    return left
+
+
+def _fold(
+    conn: psycopg.Connection[Any],
+    projectors: Sequence[Projector[Any]],
+    positions: Mapping[str, int],
+    passage: Passage,
+    left: dict[str, str],
+) -> list[_Part]:
+    """What each makes of its part of the passage; adds to ``left`` those that cannot take an event of it."""
+    handled: list[tuple[Projector[Any], list[tuple[Recorded, Key]]]] = []
+    for one in projectors:
+        after = positions[one.name]
+        try:
+            handled.append((one, handled_by(one, (event for event in passage.events if event.position > after))))
+        except Exception as error:
+            left[one.name] = repr(error)
+    with conn.pipeline():
+        asked: list[list[Cursor]] = [ask_for_rows(conn, one, mine) for one, mine in handled]
+    parts = []
+    for (one, mine), cursors in zip(handled, asked, strict=True):
+        batch = fold_batch(one, rows_of(one, cursors), mine)
+        if batch.failure is None:
+            parts.append(_Part(one, batch))
+        else:
+            left[one.name] = str(batch.failure)
+    return parts
+
+
+# Of the rows that are where they were seen those that nobody else has in hand. projection_tracking_pkey
+_TRACK = """
+    with ours as materialized (
+        select t.application_name from projection_tracking as t
+        join unnest(%s::text[], %s::bigint[]) as seen (name, position)
+            on t.application_name = seen.name and t.notification_id = seen.position
+        for update of t skip locked
+    )
+    update projection_tracking as t set notification_id = %s from ours
+    where t.application_name = ours.application_name returning t.application_name
+"""
+# read_models_pkey
+_GENERATIONS = "select projector, generation from read_models where projector = any(%s)"
+
+
+def _write(
+    conn: psycopg.Connection[Any],
+    parts: Sequence[_Part],
+    stands: Mapping[str, Standing],
+    position: int,
+    left: dict[str, str],
+) -> set[str]:
+    """Commits checkpoints and rows; answers whose, and adds the others to ``left``. None at all where tables were
+    replaced under somebody's feet."""
+    names = [part.projector.name for part in parts]
+    track, generations, cursor = (conn.cursor(row_factory=tuple_row) for _ in range(3))
+    try:
+        with conn.pipeline():
+            cursor.execute("begin")
+            # First, because these row locks hold back every other runner of these projectors until we have committed.
+            track.execute(_TRACK, (names, [stands[name].position for name in names], position))
+            # Only now, in a snapshot of its own: tables may have been replaced until those locks were ours.
+            generations.execute(_GENERATIONS, (names,))
+        ours = {name for (name,) in track.fetchall()}
+        now: dict[str, int] = dict(generations.fetchall())
+        replaced = {name for name in ours if name in now and now[name] != stands[name].generation}
+        left |= dict.fromkeys(set(names) - ours, "its checkpoint is somebody else's at the moment, or has moved")
+        left |= dict.fromkeys(replaced, "its tables were replaced")
+        if replaced or not ours:
+            conn.rollback()
+            return set()
+        with conn.pipeline():
+            for part in parts:
+                if part.projector.name in ours:
+                    write(cursor, part.projector, part.batch.changes)
+            cursor.execute("commit")
+    except BaseException:
+        # Where the connection is lost the server does it.
+        with suppress(psycopg.Error):
+            conn.rollback()
+        raise
+    return ours
