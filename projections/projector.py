@@ -153,6 +153,12 @@ def standings(conn: psycopg.Connection[Any], names: Sequence[str]) -> dict[str, 
     return {name: Standing(*columns) for name, *columns in found.fetchall()}
 
 
+def look_up_by_index(conn: psycopg.Connection[Any]) -> None:
+    """Has this session, which is for folding alone, find rows by an index however few there are. Its plans are made for
+    any number of keys and kept, perhaps since a table was empty: left to itself the server reads tables whole."""
+    conn.execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off")
+
+
 def advance(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger, limit: int) -> Advance:
     """Folds at most ``limit`` (≥ 1) further events of the ledger into the projector's table, durable on return.
 

@@ -20,6 +20,7 @@ from modledger.projections.projector import (
     Superseded,
     advance,
     checkpoint,
+    look_up_by_index,
     standings,
 )
 from modledger.projections.wave import advance_together
@@ -72,6 +73,7 @@ def _run(ledger: Ledger, conninfo: str, projector: Projector[Any], crew: Crew, s
             with psycopg.connect(conninfo, autocommit=True, application_name=name) as connection:
                 if wait_for_turn(connection, f"projector {projector.name}", stop):
                     log.info("projector is active", projector=projector.name)
+                    look_up_by_index(connection)
                     _follow(ledger, connection, projector, crew, stop, alone=alone)
         except Stopped as stopped:
             _record(conninfo, projector.name, stopped, stop)
@@ -184,6 +186,7 @@ def catch_up(ledger: Ledger, conninfo: str, projectors: Iterable[Projector[Any]]
     worker, which stops there visibly. Raises psycopg.Error and LedgerUnavailable."""
     head = ledger.head()
     with psycopg.connect(conninfo, autocommit=True) as connection:
+        look_up_by_index(connection)
         left = list(projectors)
         stands = standings(connection, [projector.name for projector in left])
         reached = {name: stand.position or 0 for name, stand in stands.items()}
