@@ -13,7 +13,7 @@ from modledger.domain.decide import needed, target_of
 from modledger.domain.envelope import subject_of
 from modledger.domain.execute import Decision, decide_batch, execute_batch
 from modledger.domain.kept_states import BYTES, STREAM_BYTES, STREAMS, UNUSED_SECONDS, most_bytes
-from modledger.domain.ledger import Ledger, Prepared, VersionConflict
+from modledger.domain.ledger import UNSEEN, Ledger, Prepared, VersionConflict
 from modledger.domain.subjects import State, fold
 
 Items = Sequence[tuple[Command, Context]]
@@ -192,7 +192,8 @@ class _Ahead:
                 found[stream] = self._earlier.pop(stream)
                 self._grow(stream, self._earlier_sizes.pop(stream))
         if missing := sorted(stream for stream in streams if stream not in found):
-            for stream, history in self._ledger.load(missing).items():
+            for stream, came in self._ledger.load_since(dict.fromkeys(missing, UNSEEN)).streams.items():
+                history = came or []
                 found[stream] = fold(subject_of(stream), history)
                 self._grow(stream, STREAM_BYTES + sum(most_bytes(happened.event) for happened in history))
                 if history:

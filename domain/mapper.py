@@ -1,5 +1,6 @@
 """Between events and what the ledger stores of them: names, bytes, and personal text under its subject's key."""
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from msgspec.structs import asdict
 from modledger.domain.envelope import Actor, NewEvent, Recorded, Via
 from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased, has_text
 from modledger.domain.ledger import Append, Seen
-from modledger.domain.personal_text import DamagedText, MasterKey, Standing, SubjectKey
+from modledger.domain.personal_text import DamagedText, MasterKey, Random, Standing, SubjectKey
 from modledger.domain.upcasting import UPCASTS, Upcast, newest, upcast
 
 
@@ -130,7 +131,9 @@ class EventMapper(Mapper[str]):
     def __init__(self) -> None:
         super().__init__(JSONTranscoder())
 
-    def to_stored_event(self, domain_event: DomainEventProtocol[str], key: SubjectKey | None = None) -> StoredEvent:
+    def to_stored_event(
+        self, domain_event: DomainEventProtocol[str], key: SubjectKey | None = None, random: Random = os.urandom
+    ) -> StoredEvent:
         """``key`` is the subject's of this moment; raises ValueError when the event needs one and none came."""
         if not isinstance(domain_event, NewEvent):
             raise TypeError(f"{type(domain_event).__name__} is not an event of the ledger")
@@ -142,7 +145,7 @@ class EventMapper(Mapper[str]):
             if has_text(event):
                 if key is None or key.subject != new.stream:
                     raise ValueError(f"{event.TOPIC} has personal text and needs the key of {new.stream}")
-                personal = Personal(key.generation, key.seal(_encode(text), new.event_id))
+                personal = Personal(key.generation, key.seal(_encode(text), new.event_id, random))
         state = NewState(
             new.event_id,
             new.occurred_at,
@@ -191,7 +194,9 @@ class EventMapper(Mapper[str]):
             recorded_at=stored_event.recorded_at,
         )
 
-    def to_stored_command(self, append: Append, standings: Mapping[str, Standing], master: MasterKey) -> StoredCommand:
+    def to_stored_command(
+        self, append: Append, standings: Mapping[str, Standing], master: MasterKey, random: Random = os.urandom
+    ) -> StoredCommand:
         """``standings``: at least of every stream that gets personal text. Raises ValueError for an append that breaks
         the rules of ``Append``: no event, an unnamed stream, a hole in the versions, an erasure without its event."""
         if not append.events:
@@ -213,10 +218,10 @@ class EventMapper(Mapper[str]):
                 continue
             key = standing.key
             if key is None and has_text(new.event):
-                key = master.make(stream, standing.generation)
+                key = master.make(stream, standing.generation, random)
                 keys.append(key)
             now[stream] = Standing(version, standing.generation, key)
-            stored.append(self.to_stored_event(new, key))
+            stored.append(self.to_stored_event(new, key, random))
         if set(append.erase) != erased.keys():
             raise ValueError("the streams to erase are not those that a SubjectErased is appended to")
         return StoredCommand(

@@ -9,7 +9,7 @@ last.
 import hmac
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 from uuid import UUID
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+RANDOM_BYTES = 2048
 
 
 class WrongMasterKey(Exception):
@@ -31,6 +32,25 @@ class DamagedText(Exception):
     """A personal text does not belong to its stream, event and key: the stored bytes were changed."""
 
 
+# So many bytes that nobody can foresee and nobody else gets.
+Random = Callable[[int], bytes]
+
+
+def drawn_ahead() -> Random:
+    """For many keys and texts at once: asks the system for some thousands of bytes at a time, as to ask takes longer
+    than to encrypt. For one thread, and to be thrown away with what it was for: what is left over is kept nowhere."""
+    left = b""
+
+    def take(size: int) -> bytes:
+        nonlocal left
+        if len(left) < size:
+            left = os.urandom(RANDOM_BYTES)
+        taken, left = left[:size], left[size:]
+        return taken
+
+    return take
+
+
 class SubjectKey(msgspec.Struct, frozen=True):
     """The open key of a subject. ``wrapped`` is how the store keeps it."""
 
@@ -39,9 +59,9 @@ class SubjectKey(msgspec.Struct, frozen=True):
     wrapped: bytes
     cipher: AESGCM
 
-    def seal(self, text: bytes, event_id: UUID) -> bytes:
+    def seal(self, text: bytes, event_id: UUID, random: Random = os.urandom) -> bytes:
         """The text of one event of the subject's stream, encrypted: nonce and ciphertext."""
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = random(NONCE_BYTES)
         return nonce + self.cipher.encrypt(nonce, text, _bound_to(self.subject, event_id))
 
     def open(self, sealed: bytes, event_id: UUID) -> bytes:
@@ -68,10 +88,10 @@ class MasterKey:
         """Whether the ``check`` that the installation keeps is this key's, or that of one of the two."""
         return any(hmac.compare_digest(check, _check(one, installation)) for one in self._secrets)
 
-    def make(self, subject: str, generation: int) -> SubjectKey:
+    def make(self, subject: str, generation: int, random: Random = os.urandom) -> SubjectKey:
         """A new random key for the subject."""
-        secret = os.urandom(KEY_BYTES)
-        return SubjectKey(subject, generation, self._wrap(subject, generation, secret), AESGCM(secret))
+        secret = random(KEY_BYTES)
+        return SubjectKey(subject, generation, self._wrap(subject, generation, secret, random), AESGCM(secret))
 
     def unwrap(self, subject: str, generation: int, wrapped: bytes) -> SubjectKey:
         """A key from the store. Raises WrongMasterKey."""
@@ -82,8 +102,8 @@ class MasterKey:
         number, secret = self._unwrap(subject, generation, wrapped)
         return self._wrap(subject, generation, secret) if number else None
 
-    def _wrap(self, subject: str, generation: int, secret: bytes) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
+    def _wrap(self, subject: str, generation: int, secret: bytes, random: Random = os.urandom) -> bytes:
+        nonce = random(NONCE_BYTES)
         return nonce + self._ciphers[0].encrypt(nonce, secret, _belongs_to(subject, generation))
 
     def _unwrap(self, subject: str, generation: int, wrapped: bytes) -> tuple[int, bytes]:

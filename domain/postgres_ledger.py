@@ -129,13 +129,13 @@ class LedgerRecorder(PostgresApplicationRecorder):
         return {stream: StreamHead(version, generation, wrapped) for stream, version, generation, wrapped in rows}
 
     def rows_of(self, streams: Sequence[str]) -> tuple[list[Row], WrappedKeys]:
-        return _rows_and_keys(self._rows(ledger_queries.STREAMS, list(streams), list(streams)))
+        return _rows_and_keys(self._rows(ledger_queries.STREAMS, *[texts(streams)] * 2))
 
     def rows_since(
         self, versions: Mapping[str, int], command_id: UUID | None
     ) -> tuple[list[Row], WrappedKeys, str | None]:
-        streams = list(versions)
-        found = self._rows(ledger_queries.SINCE, streams, list(versions.values()), streams, command_id)
+        streams = texts(list(versions))
+        found = self._rows(ledger_queries.SINCE, streams, bigints(list(versions.values())), streams, command_id)
         rows, keys = _rows_and_keys([row for row in found if row[1] is not None])
         return rows, keys, next((row[0] for row in found if row[1] is None), None)
 
@@ -188,7 +188,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
         return int(self._rows(ledger_queries.POSITION_AT, moment)[0][0])
 
     def commands_among(self, command_ids: Sequence[UUID]) -> set[UUID]:
-        return {row[0] for row in self._rows(ledger_queries.COMMANDS, list(command_ids))}
+        return {row[0] for row in self._rows(ledger_queries.COMMANDS, uuids(command_ids))}
 
     def _refuse_keys_without_events(self, streams: Iterable[str], cause: psycopg.Error) -> None:
         """Loading a stream again helps nobody where it has no event that would tell of the key that is there."""

@@ -23,7 +23,7 @@ from modledger.domain.mapper import (
     others_than,
     recorded,
 )
-from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey
+from modledger.domain.personal_text import MasterKey, Standing, Standings, SubjectKey, drawn_ahead
 
 # subject → its key's generation and wrapped bytes
 WrappedKeys = Mapping[str, tuple[int, bytes]]
@@ -172,9 +172,9 @@ class RecorderLedger(Application[str]):
             for new in append.events:
                 reached[new.stream] = new.version
         standings = self._standings_for(appends, expected, {} if after is None else after.standings)
-        commands = []
+        commands, random = [], drawn_ahead()
         for append in appends:
-            command = self._events.to_stored_command(append, standings, self._master)
+            command = self._events.to_stored_command(append, standings, self._master, random)
             standings.update(command.standings)
             commands.append(command)
         expected |= {stream: version for stream, version in (read or {}).items() if stream not in expected}

@@ -1,6 +1,6 @@
 """Batches that are decided while the one before is under way come to what they would have come to one by one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from random import Random
 from threading import Event as Signal
@@ -10,12 +10,12 @@ import pytest
 
 from modledger.domain import commands, events
 from modledger.domain.commands import Command, Context
-from modledger.domain.envelope import OPERATOR, Recorded
+from modledger.domain.envelope import OPERATOR
 from modledger.domain.execute import Decision, execute, execute_batch
 from modledger.domain.execute_batches import Items, execute_batches
 from modledger.domain.importing import ImportPermission, ImportPunishment, ImportUser, Record, Unfit
 from modledger.domain.kept_states import BYTES, STREAM_BYTES, STREAMS
-from modledger.domain.ledger import LedgerUnavailable, Prepared
+from modledger.domain.ledger import LedgerUnavailable, Prepared, Seen, Since
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.recorder_ledger import RecorderLedger
@@ -41,9 +41,9 @@ class WatchedLedger(MemoryLedger):
         self.meanwhile: dict[int, Meanwhile] = {}
         self.sent = 0
 
-    def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
-        self.loaded.extend(streams)
-        return super().load(streams)
+    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
+        self.loaded.extend(seen)
+        return super().load_since(seen, command_id)
 
     def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
         for command_id in command_ids:

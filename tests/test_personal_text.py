@@ -1,8 +1,17 @@
+from itertools import pairwise
 from uuid import UUID, uuid4
 
 import pytest
 
-from modledger.domain.personal_text import DamagedText, MasterKey, Standing, Standings, WrongMasterKey
+from modledger.domain.personal_text import (
+    RANDOM_BYTES,
+    DamagedText,
+    MasterKey,
+    Standing,
+    Standings,
+    WrongMasterKey,
+    drawn_ahead,
+)
 from tests.databases import MASTER_KEY
 
 MASTER = MasterKey(MASTER_KEY)
@@ -86,3 +95,22 @@ def test_the_longest_unused_standings_leave_first() -> None:
     standings.as_of({"user:1": 1})
     standings.learn({"user:3": Standing(1, 0, None)})
     assert standings.as_of({"user:1": 1, "user:2": 1, "user:3": 1}).keys() == {"user:1", "user:3"}
+
+
+def test_what_is_drawn_ahead_is_never_given_twice_and_by_nobody_else() -> None:
+    both = [drawn_ahead(), drawn_ahead()]
+    pieces = [random(size) for _ in range(RANDOM_BYTES // 10) for random in both for size in (12, 32)]
+    assert {len(piece) for piece in pieces} == {12, 32}
+    starts = [piece[:12] for piece in pieces]
+    assert len(set(starts)) == len(starts)
+    # Nor do parts of one stand in another.
+    assert not any(later[:8] in earlier for earlier, later in pairwise(pieces))
+
+
+def test_keys_and_texts_of_what_was_drawn_ahead_are_read_like_all_others() -> None:
+    random = drawn_ahead()
+    keys = [MASTER.make(f"user:{number}", 0, random) for number in range(200)]
+    texts = [key.seal(b"text", UUID(int=number), random) for number, key in enumerate(keys)]
+    assert len({text[:12] for text in texts}) == len({key.wrapped[:12] for key in keys}) == 200
+    for number, key in enumerate(keys):
+        assert MASTER.unwrap(key.subject, 0, key.wrapped).open(texts[number], UUID(int=number)) == b"text"
