@@ -55,6 +55,8 @@ from modledger.http.reader import Coalesced, Reader
 from modledger.http.sealing import Sealing
 from modledger.http.services import Services, utc_now
 from modledger.http.together import Together
+from modledger.projections import guild_detail, user_detail
+from modledger.projections import guilds as guild_rows
 from modledger.projections import profile as profiles
 
 # Sessions, codes and kept answers: short statements, so few connections do.
@@ -206,6 +208,9 @@ def furnish(
             users=Coalesced(reader, sessions.USERS),
             callers=Coalesced(reader, keys.CALLERS),
             names=Coalesced(reader, profiles.BY_NAMES),
+            user_details=Coalesced(reader, user_detail.BY_IDS),
+            guilds=Coalesced(reader, guild_rows.BY_IDS),
+            guild_details=Coalesced(reader, guild_detail.BY_IDS),
             checkpoints=Coalesced(reader, freshness.CHECKPOINTS),
             sealing=sealing,
             keys=kept,

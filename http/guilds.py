@@ -37,7 +37,7 @@ from modledger.http.views import (
     whole_or_none,
 )
 from modledger.projections import guilds
-from modledger.projections.guild_detail import Detail, detail
+from modledger.projections.guild_detail import READ_BY_DETAIL, Detail, detail_of
 from modledger.projections.guild_search import Item, Page, Search, find, statement
 from modledger.projections.guilds import Found, Guild, Owned
 from modledger.projections.time_travel import Instant
@@ -175,7 +175,9 @@ async def current_guild(
     is none, and 503 after 2 seconds below the position."""
 
     async def by_id() -> Found:
-        return guilds.found((await has.reader.fetch(guilds.BY_IDS, [guild_id]))[0][1:])
+        row = await has.guilds.load(guild_id)
+        assert row is not None
+        return guilds.found(row)
 
     def position(found: Found) -> int:
         return min(found.position, found.owner_position) if with_owner else found.position
@@ -211,11 +213,17 @@ async def get_guild(
     now = has.clock()
     if not sees_detail(who, owned.guild, found.owner_level):
         return reply(request, guild_view(owned, now), found.position, owned.guild.version)
+
+    async def by_id() -> Detail:
+        row = await has.guild_details.load(guild_id)
+        assert row is not None
+        return detail_of((guild_id, *row))
+
     all_of = await fresh(
-        lambda: has.reader.doing(lambda cursor: detail(cursor.connection, guild_id)),
+        by_id,
         lambda answer: answer.position,
         lambda _: required,
-        progress_of(has.checkpoints, "guilds", "profile", "punishments", "subscription_history"),
+        progress_of(has.checkpoints, *READ_BY_DETAIL),
     )
     owned = all_of.found.owned or owned
     # The later snapshot decides: the guild may have changed hands between the two.

@@ -31,7 +31,7 @@ from modledger.http.views import (
 from modledger.projections import bots, guilds, permission_history, profile, subscription_history
 from modledger.projections.profile import Found, Profile
 from modledger.projections.time_travel import Instant
-from modledger.projections.user_detail import READ_BY_DETAIL, Detail, detail
+from modledger.projections.user_detail import READ_BY_DETAIL, Detail, detail_of
 
 USER_EXAMPLE = {
     "discord_id": "123456789012345678",
@@ -181,8 +181,14 @@ def _start(request: AnyRequest) -> None:
 async def current_detail(request: AnyRequest, user_id: int) -> Detail:
     """Everything about a user, as fresh as the request has to be answered. Raises Problem 503 after 2 seconds."""
     has, required = services(request), required_position(request)
+
+    async def by_id() -> Detail:
+        row = await has.user_details.load(user_id)
+        assert row is not None
+        return detail_of((user_id, *row))
+
     return await fresh(
-        lambda: has.reader.doing(lambda cursor: detail(cursor.connection, user_id)),
+        by_id,
         lambda answer: answer.position,
         lambda _: required,
         progress_of(has.checkpoints, *READ_BY_DETAIL),

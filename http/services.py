@@ -41,6 +41,10 @@ class Services:
     users: Coalesced[int]
     callers: Coalesced[bytes]
     names: Coalesced[str]
+    # The detail views, whole.
+    user_details: Coalesced[int]
+    guilds: Coalesced[int]
+    guild_details: Coalesced[int]
     checkpoints: Coalesced[str]
     sealing: Sealing
     keys: Keys

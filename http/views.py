@@ -22,6 +22,9 @@ PUNISHMENT_TYPES: dict[str, int] = {name: number for number, name in PUNISHMENT_
 
 def whole(moment: datetime) -> datetime:
     """The moment in UTC, cut to its second."""
+    if moment.tzinfo is UTC:
+        # Most are, and cutting nothing off takes a third of the time.
+        return moment.replace(microsecond=0) if moment.microsecond else moment
     return moment.astimezone(UTC).replace(microsecond=0)
 
 

@@ -209,19 +209,11 @@ class Owned(msgspec.Struct, frozen=True):
 COLUMNS = ", ".join(f"b.{column}" for column in TABLE.columns)
 POSITION = "(select notification_id from projection_tracking where application_name = 'bots')"
 
-# What stands before COLUMNS in a line that ``owned`` reads: bots as b, bot_activity as a.
-REPORTED = "coalesce(a.guilds, 0), coalesce(a.users, 0), a.latency_ms, coalesce(a.last_activity_at, b.created_at)"
-
-# $1 owner's user id, $2 limit: those that are active, newest first. bots_owner, bot_activity_pkey
-OWNED = f"""
-    select {REPORTED}, {COLUMNS}
-    from (
-        select * from bots where owner_id = $1 and active and registered
-        order by created_at desc, bot_id desc limit $2
-    ) b
-    left join bot_activity a on a.bot_id = b.bot_id
-    order by b.created_at desc, b.bot_id desc
-"""  # noqa: S608
+# What stands before COLUMNS in a line that ``owned_or_none`` reads: bots as b, bot_activity as a.
+REPORTED = (
+    "coalesce(a.guilds, 0) as guilds, coalesce(a.users, 0) as users, a.latency_ms,"
+    " coalesce(a.last_activity_at, b.created_at) as last_activity_at"
+)
 
 # $1 bigint[] of bot ids. A line per id asked for: id, checkpoint, what it reported, columns (all null: no such bot).
 # bots_pkey, bot_activity_pkey
@@ -293,13 +285,6 @@ def owned_or_none(line: Sequence[Any]) -> Owned | None:
     guilds, users, latency_ms, last_activity_at, *columns = line
     bot = row_of(columns)
     return None if bot is None else Owned(bot, guilds, users, latency_ms, last_activity_at)
-
-
-def owned(line: Sequence[Any]) -> Owned:
-    """One line of OWNED."""
-    found = owned_or_none(line)
-    assert found is not None
-    return found
 
 
 # -- for the answers of commands, which need no projector to have come that far

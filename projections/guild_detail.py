@@ -1,30 +1,16 @@
 """The detail view of a guild (api.md §4): the guild, its owner's level and two arrays, all of one moment."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import psycopg
-from psycopg.rows import tuple_row
 
 from modledger.domain.subjects import GUILD_BLACKLIST, WARNING
 from modledger.projections import guilds, punishments, subscription_history
+from modledger.projections.user_detail import NEWEST, newest
 
-NEWEST = 100
-
-_WALKS = " union all ".join(
-    f"(select * from punishments where guild_id = $1 and {state} and type = {kind}"  # noqa: S608
-    " order by created_at desc, id desc limit $2)"
-    for state in ("open", "not open")
-    for kind in (WARNING, GUILD_BLACKLIST)
-)
-# $1 guild id, $2 limit: newest first. A line per punishment, and one with nulls when there is none: checkpoint,
-# columns. punishments_guild_created, walked once for each (open, type)
-_PUNISHMENTS = f"""
-    select {punishments.POSITION}, {punishments.COLUMNS} from (select 1) always left join (
-        select * from ({_WALKS}) walks order by created_at desc, id desc limit $2
-    ) p on true
-    order by p.created_at desc, p.id desc
-"""  # noqa: S608
+# The projectors behind it.
+READ_BY_DETAIL = ("guilds", "profile", "punishments", "subscription_history")
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,30 +23,49 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
+class _Lists(msgspec.Struct, frozen=True):
+    """The document of a line of BY_IDS."""
+
+    punishments: list[punishments.Punishment]
+    subscription_history: list[subscription_history.SubscriptionChange]
+
+
+# punishments_guild_created, walked once for each (open, type)
+_WALKS = " union all ".join(
+    f"(select {punishments.COLUMNS} from punishments p where guild_id = asked.key and {state} and type = {kind}"  # noqa: S608
+    f" order by created_at desc, id desc limit {NEWEST})"
+    for state in ("open", "not open")
+    for kind in (WARNING, GUILD_BLACKLIST)
+)
+_PUNISHMENTS = f"select * from ({_WALKS}) walks order by created_at desc, id desc limit {NEWEST}"  # noqa: S608
+# subscription_history_subject
+_SUBSCRIPTIONS = f"""
+    select {subscription_history.COLUMNS} from subscription_history where stream = 'guild:' || asked.key
+    order by created_at desc, id desc limit {NEWEST}
+"""  # noqa: S608
+
+# $1 bigint[] of guild ids. A line per id asked for: id, the checkpoints of punishments and of subscription_history, the
+# two lists as one JSON document (``_Lists``), and a line of ``guilds.BY_IDS``. One statement, so one snapshot.
 # projection_tracking_pkey
-_HISTORY_POSITION = f"select {subscription_history.POSITION}"
+BY_IDS = f"""
+    select asked.key, {punishments.POSITION}, {subscription_history.POSITION},
+        json_build_object(
+            'punishments', {newest(_PUNISHMENTS)}, 'subscription_history', {newest(_SUBSCRIPTIONS)}
+        )::text,
+        asked.*
+    from ({guilds.BY_IDS}) asked
+"""  # noqa: S608
+
+_decode = msgspec.json.Decoder(_Lists).decode
 
 
-async def detail(conn: psycopg.AsyncConnection[Any], guild_id: int) -> Detail:
-    """Everything about one guild, read from one snapshot in a few round trips. ``found.owned`` None: no such guild.
-
-    What it answers does not depend on the time of day. ``conn`` must be in autocommit mode and is used alone. Raises
-    psycopg.Error.
-    """
-    if not conn.autocommit:
-        raise ValueError("detail needs a connection in autocommit mode")
-    cursors = [psycopg.AsyncRawCursor(conn, row_factory=tuple_row) for _ in range(4)]
-    async with conn.pipeline(), conn.transaction():
-        await conn.execute("set transaction isolation level repeatable read read only")
-        await cursors[0].execute(guilds.BY_IDS, [[guild_id]], prepare=True)
-        await cursors[1].execute(_PUNISHMENTS, [guild_id, NEWEST], prepare=True)
-        await cursors[2].execute(subscription_history.OF_SUBJECT, [f"guild:{guild_id}", NEWEST], prepare=True)
-        await cursors[3].execute(_HISTORY_POSITION, prepare=True)
-    who, punished, subscribed, position = [await cursor.fetchall() for cursor in cursors]
-    found = guilds.found(who[0][1:])
+def detail_of(line: Sequence[Any]) -> Detail:
+    """One line of BY_IDS. ``found.owned`` None: no such guild. Nothing in it depends on the time of day."""
+    _, punished, subscribed, document, _, *who = line
+    found, read = guilds.found(who), _decode(document)
     return Detail(
         found=found,
-        punishments=[row for line in punished if (row := punishments.punishment_of(line[1:])) is not None],
-        subscription_history=[subscription_history.change_of(line) for line in subscribed],
-        position=min(found.position, found.owner_position, punished[0][0] or 0, position[0][0] or 0),
+        punishments=read.punishments,
+        subscription_history=read.subscription_history,
+        position=min(found.position, found.owner_position, punished or 0, subscribed or 0),
     )

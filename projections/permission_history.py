@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -78,13 +77,3 @@ PROJECTOR = Projector(
 
 COLUMNS = ", ".join(TABLE.columns)
 POSITION = "(select notification_id from projection_tracking where application_name = 'permission_history')"
-
-# $1 user id, $2 limit: newest first. permission_history_user
-OF_USER = f"""
-    select {COLUMNS} from permission_history where user_id = $1 order by created_at desc, id desc limit $2
-"""  # noqa: S608
-
-
-def change_of(columns: Sequence[Any]) -> PermissionChange:
-    """The row Struct from the columns of ``COLUMNS``."""
-    return PermissionChange(**dict(zip(TABLE.columns, columns, strict=True)))

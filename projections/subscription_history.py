@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -103,13 +102,3 @@ PROJECTOR = Projector(
 
 COLUMNS = ", ".join(TABLE.columns)
 POSITION = "(select notification_id from projection_tracking where application_name = 'subscription_history')"
-
-# $1 stream, $2 limit: newest first. subscription_history_subject
-OF_SUBJECT = f"""
-    select {COLUMNS} from subscription_history where stream = $1 order by created_at desc, id desc limit $2
-"""  # noqa: S608
-
-
-def change_of(columns: Sequence[Any]) -> SubscriptionChange:
-    """The row Struct from the columns of ``COLUMNS``."""
-    return SubscriptionChange(**dict(zip(TABLE.columns, columns, strict=True)))

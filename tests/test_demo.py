@@ -38,11 +38,11 @@ from modledger.domain.subjects import (
     User,
     fold,
 )
-from modledger.projections import profile, punishments
+from modledger.projections import profile, punishments, user_detail
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import advance
 from modledger.projections.search import Page, Search, find
-from modledger.projections.user_detail import Detail, detail
+from modledger.projections.user_detail import Detail
 from modledger.workers.demo import (
     BOTS,
     DEMO_BOT,
@@ -340,12 +340,14 @@ def test_a_bot_is_shut_and_another_one_changed_hands_type_and_limit(
 # -- the documented examples (api.md §5)
 
 
-def test_exampleuser_has_the_documented_profile_value_by_value(demo_database: str) -> None:
-    async def ask() -> Detail:
-        async with await psycopg.AsyncConnection.connect(demo_database, autocommit=True) as connection:
-            return await detail(connection, EXAMPLE_USER_ID)
+def detail_of_exampleuser(demo_database: str) -> Detail:
+    with psycopg.connect(demo_database, autocommit=True) as connection:
+        (line,) = psycopg.RawCursor(connection).execute(user_detail.BY_IDS.encode(), ([EXAMPLE_USER_ID],)).fetchall()
+    return user_detail.detail_of(line)
 
-    found = asyncio.run(ask()).found
+
+def test_exampleuser_has_the_documented_profile_value_by_value(demo_database: str) -> None:
+    found = detail_of_exampleuser(demo_database).found
     row = found.profile
     assert row is not None
     assert {
@@ -376,11 +378,7 @@ def test_exampleuser_has_the_documented_profile_value_by_value(demo_database: st
 
 
 def test_exampleuser_has_something_in_each_list_that_a_moderator_sees(demo_database: str) -> None:
-    async def ask() -> Detail:
-        async with await psycopg.AsyncConnection.connect(demo_database, autocommit=True) as connection:
-            return await detail(connection, EXAMPLE_USER_ID)
-
-    seen = asyncio.run(ask())
+    seen = detail_of_exampleuser(demo_database)
     assert [len(seen.punishments), len(seen.guilds), len(seen.bots)] == [2, 1, 1]
     assert [len(seen.subscription_history), len(seen.permission_history)] == [5, 2]
 

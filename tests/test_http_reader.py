@@ -9,7 +9,7 @@ import pytest
 from modledger.http import freshness, keys, sessions
 from modledger.http.errors import Unavailable
 from modledger.http.reader import BATCH, Coalesced, Reader
-from modledger.projections import bots, guilds, profile, punishments
+from modledger.projections import bots, guild_detail, guilds, profile, punishments, user_detail
 
 DOUBLE = "select key, key * 2 from unnest($1::bigint[]) as asked (key) where key < 1000"
 # Leaves a trace of each query, so that a test can count them.
@@ -77,6 +77,8 @@ def test_a_batch_is_capped_and_keys_gather_while_queries_run(database: str) -> N
         (guilds.BY_IDS, 1),
         (bots.BY_IDS, 1),
         (punishments.BY_IDS, 1),
+        (user_detail.BY_IDS, 1),
+        (guild_detail.BY_IDS, 1),
         (freshness.CHECKPOINTS, "profile"),
     ],
 )

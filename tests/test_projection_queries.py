@@ -1,6 +1,5 @@
 """What the read models answer: profiles, the detail view, what is due, subscriptions, health."""
 
-import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,13 +10,13 @@ import pytest
 from modledger.domain import events
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.domain.postgres_ledger import PostgresLedger
-from modledger.projections import bots, guilds, health, profile, punishments
+from modledger.projections import bots, guilds, health, profile, punishments, user_detail
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.due import due_punishments, due_subscriptions
 from modledger.projections.profile import BY_IDS, BY_NAMES, Found, found, name_key
 from modledger.projections.projector import advance
 from modledger.projections.standing import FOREVER
-from modledger.projections.user_detail import Detail, detail
+from modledger.projections.user_detail import Detail, detail_of
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, SECOND, Happened, append, memory_ledger
 
 Connection = psycopg.Connection[Any]
@@ -161,20 +160,14 @@ def test_nothing_found_still_says_how_fresh_the_answer_is(conn: Connection, memo
     assert [(line[0], punishments.punishment_of(line[1:])) for line in lines] == [(1, None)]
 
 
-def read_detail(database: str, user_id: int) -> Detail:
-    async def read() -> Detail:
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
-            first = await detail(conn, user_id)
-            # Again on the same connection: nothing is left open.
-            assert await detail(conn, user_id) == first
-            return first
-
-    return asyncio.run(read())
+def read_detail(conn: Connection, user_id: int) -> Detail:
+    # Together with another's, as they are read over HTTP.
+    return next(
+        one for one in map(detail_of, ask(conn, user_detail.BY_IDS, [user_id, 999])) if one.found.key == user_id
+    )
 
 
-def test_the_detail_view_holds_the_profile_and_its_five_lists(
-    conn: Connection, database: str, memory: MemoryLedger
-) -> None:
+def test_the_detail_view_holds_the_profile_and_its_five_lists(conn: Connection, memory: MemoryLedger) -> None:
     given(
         conn,
         memory,
@@ -191,7 +184,7 @@ def test_the_detail_view_holds_the_profile_and_its_five_lists(
         Happened("user:70", events.UserWarned(reason="hers"), NOW, ADMIN),
     )
     conn.execute("insert into guild_activity (guild_id, member_count) values (9, 50)")
-    seen = read_detail(database, 7)
+    seen = read_detail(conn, 7)
     assert seen.found.profile is not None
     assert (seen.found.profile.username, seen.position) == ("Anna", 11)
     assert [row.reason for row in seen.punishments] == ["spam"]
@@ -203,25 +196,21 @@ def test_the_detail_view_holds_the_profile_and_its_five_lists(
     assert [(row.new_level, row.changed_by) for row in seen.permission_history] == [(1, 21)]
 
 
-def test_the_detail_view_is_as_fresh_as_its_slowest_projector(
-    conn: Connection, database: str, memory: MemoryLedger
-) -> None:
+def test_the_detail_view_is_as_fresh_as_its_slowest_projector(conn: Connection, memory: MemoryLedger) -> None:
     given(conn, memory, registered("user:7", "Anna"))
     append(memory, {"user:7": 1}, Happened("user:7", events.UserWarned(reason="spam")))
     for projector in PROJECTORS:
         if projector is not bots.PROJECTOR:
             advance(conn, projector, memory, 10)
-    assert read_detail(database, 7).position == 1
+    assert read_detail(conn, 7).position == 1
 
 
-def test_the_detail_view_of_nobody_is_empty(database: str) -> None:
-    seen = read_detail(database, 7)
+def test_the_detail_view_of_nobody_is_empty(conn: Connection) -> None:
+    seen = read_detail(conn, 7)
     assert (seen.found.profile, seen.position, seen.punishments, seen.guilds, seen.bots) == (None, 0, [], [], [])
 
 
-def test_the_detail_view_holds_the_newest_hundred_of_each(
-    conn: Connection, database: str, memory: MemoryLedger
-) -> None:
+def test_the_detail_view_holds_the_newest_hundred_of_each(conn: Connection, memory: MemoryLedger) -> None:
     history = []
     for n in range(120):
         at = NOW + n * HOUR
@@ -233,7 +222,7 @@ def test_the_detail_view_holds_the_newest_hundred_of_each(
             registered(f"bot:{n + 1}", f"{n}", at),
         ]
     given(conn, memory, *history)
-    seen = read_detail(database, 7)
+    seen = read_detail(conn, 7)
     newest = [f"{n}" for n in range(119, 19, -1)]
     assert [row.reason for row in seen.punishments] == newest
     assert [row.reason for row in seen.permission_history] == newest
@@ -242,13 +231,11 @@ def test_the_detail_view_holds_the_newest_hundred_of_each(
     assert [one.bot.name for one in seen.bots] == newest
 
 
-def test_erased_and_unregistered_guilds_and_bots_are_not_shown_as_owned(
-    conn: Connection, database: str, memory: MemoryLedger
-) -> None:
+def test_erased_and_unregistered_guilds_and_bots_are_not_shown_as_owned(conn: Connection, memory: MemoryLedger) -> None:
     erased = [Happened(stream, events.SubjectErased(reason="request")) for stream in ("guild:8", "bot:5")]
     owned = Happened("guild:9", events.GuildOwnerChanged(old_owner_id=None, owner_id=7))
     given(conn, memory, registered("guild:8", "Hers"), registered("bot:5", "Helper"), *erased, owned)
-    seen = read_detail(database, 7)
+    seen = read_detail(conn, 7)
     assert (seen.guilds, seen.bots) == ([], [])
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modledger.domain import events
-from modledger.projections import bots
+from modledger.projections import bots, user_detail
 from modledger.projections.bot_search import Page, Search, find, page, statement
 from modledger.projections.bots import Bot
 from modledger.projections.fragments import FragmentsNeeded
@@ -207,10 +207,10 @@ def test_the_newest_come_first_page_by_page(conn: psycopg.Connection, rows: list
 
 
 def test_owners_are_shown_their_active_bots(conn: psycopg.Connection, rows: list[Bot]) -> None:
-    lines = psycopg.RawCursor(conn).execute(bots.OWNED.encode(), (2, 100)).fetchall()
+    (line,) = psycopg.RawCursor(conn).execute(user_detail.BY_IDS.encode(), ([2],)).fetchall()
     wanted = [row for row in rows if row.registered and row.active and row.owner_id == 2]
     wanted.sort(key=lambda row: (row.created_at, row.bot_id), reverse=True)
-    assert [bots.owned(line).bot for line in lines] == wanted
+    assert [one.bot for one in user_detail.detail_of(line).bots] == wanted
 
 
 def test_the_asynchronous_door_gives_the_same_page(conn: psycopg.Connection, database_url: str) -> None:
@@ -296,7 +296,7 @@ def test_every_combination_is_served_by_an_index(
     [
         (bots.NEWEST, (False, 0, 25), "bots_created"),
         (bots.NEWEST, (True, 500, 25), "bots_created"),
-        (bots.OWNED, (3, 100), "bots_owner"),
+        (user_detail.BY_IDS, ([3],), "bots_owner"),
         (bots.BY_IDS, ([5],), "bots_pkey"),
     ],
 )
