@@ -18,6 +18,7 @@ from bench.processes import get, probe
 from bench.search_plans import end_to_end
 from bench.table import Result
 from bench.world import NO_PEER, World, rows
+from modledger.http.reader import SESSION
 from modledger.projections import punishments, search
 from modledger.projections.search import ENDS, SORTS, Search, by_end, types_of
 
@@ -126,13 +127,15 @@ def _all(data: DataSet) -> Taken:
 def _connected(data: DataSet) -> psycopg.Connection[Any]:
     """As the product reads (http/reader.py)."""
     connection = psycopg.connect(data.superuser, autocommit=True, prepare_threshold=0)
-    connection.execute("set timezone = 'UTC'; set max_parallel_workers_per_gather = 0", prepare=False)
+    connection.execute(SESSION.encode(), prepare=False)
     return connection
 
 
 def _timed(cursor: Any, sql: str, parameters: list[object], sought: Search | None = None) -> float:
     began = time.perf_counter()
-    found = cursor.execute(sql.encode(), parameters, prepare=False).fetchall()
+    # As the product does: what may be prepared is. The bare page never is, since it has its numbers in it.
+    steady = sought is not None and search.is_steady(sought)
+    found = cursor.execute(sql.encode(), parameters, prepare=steady).fetchall()
     if sought is not None:
         search.page(sought, found)
     return (time.perf_counter() - began) * 1000

@@ -18,7 +18,7 @@ from modledger.http.punishments import PUNISHMENT_EXAMPLE, punishment_view
 from modledger.http.services import services
 from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_punishments
 from modledger.http.views import PUNISHMENT_TYPES, PunishmentsView
-from modledger.projections.search import Page, Search, find, statement
+from modledger.projections.search import Page, Search, answer, statement
 
 _Id = Annotated[int | None, QueryParameter(ge=1, le=MAX_ID, description="A Discord id.")]
 _Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
@@ -113,12 +113,12 @@ async def _present(request: AnyRequest, search: Search, now: datetime) -> Page:
     """A page as of now. Raises Problem 400 for a cursor of another search, 501 and 503."""
     has, required = services(request), required_position(request)
     try:
-        statement(search, now, fragments=has.fragments)
+        asked = statement(search, now, fragments=has.fragments)
     except ValueError as error:
         raise bad(str(error)) from None
 
     async def one_page() -> Page:
-        return await has.reader.doing(lambda at: find(at.connection, search, now, fragments=has.fragments))
+        return await has.reader.doing(lambda at: answer(at.connection, search, asked))
 
     return await fresh(
         one_page, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "punishments")

@@ -31,6 +31,16 @@ CONNECT_TIMEOUT_S = 3
 ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_MS / 1000 + 2
 BATCH = 32
 
+# What each connection is told.
+# UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
+# Nothing in parallel: many read at once, and to start workers takes longer than most reads.
+# A page out of order is as dear as one in order, as in memory it is: or the planner reads all that it takes for a few
+# rows and sorts them, rather than walk an index in its order until a page is full (projections/search.py).
+SESSION = (
+    f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC'; set max_parallel_workers_per_gather = 0;"
+    " set random_page_cost = 1; set seq_page_cost = 1"
+)
+
 
 class Reader:
     """At most ``connections`` connections, opened when first needed and again when one broke. ``session``: what each is
@@ -162,13 +172,7 @@ class Reader:
         set_json_loads(msgspec.json.decode, connection)
         try:
             # By a statement and not by the start-up's options, which a pooler before the server may refuse.
-            # UTC: in another zone the last hours of the year 9999 are no date that Python can hold.
-            # Nothing in parallel: many read at once, and to start workers takes longer than most reads.
-            await connection.execute(
-                f"set statement_timeout = {STATEMENT_TIMEOUT_MS}; set timezone = 'UTC';"
-                f" set max_parallel_workers_per_gather = 0; {self._session}".encode(),
-                prepare=False,
-            )
+            await connection.execute(f"{SESSION}; {self._session}".encode(), prepare=False)
         except BaseException:
             await connection.close()
             raise

@@ -181,7 +181,7 @@ def sought_table(asked: Asked, terms: reason_search.Terms | None) -> str:
     spans = "" if last is None else f" and span <= {last // marks.SPAN:d}"
     named = [(marks.ISSUER, search.issued_by), (marks.GUILD, search.guild_id), (marks.TYPE, search.type)]
     bits = [] if terms is None else [f"select * from ({one}) of_term where true{spans}" for one in terms.bits]  # noqa: S608
-    bits += [marks.marked(kind, value, MARKS) + spans for kind, value in named if value is not None]
+    bits += [marks.marked(kind, f"{value:d}", MARKS) + spans for kind, value in named if value is not None]
     if not bits:
         bits.append(_any_of(marks.TYPE, f"value > 0{spans}"))
     shared = "bit_and(bits)"

@@ -79,9 +79,9 @@ def write(cursor: Cursor, set_: Collection[Mark], cleared: Collection[Mark], of:
             cursor.execute(statement.format(table=of.name).encode(), (msgspec.json.encode(found).decode(),))
 
 
-def marked(kind: int, value: int, of: Table = TABLE) -> str:
-    """SQL for (span, bits): those that have the mark. The primary key"""
-    return f"select span, bits from {of.name} where kind = {kind:d} and value = {value:d}"  # noqa: S608
+def marked(kind: int, value: str, of: Table = TABLE) -> str:
+    """SQL for (span, bits): those that have the mark, whose value is SQL. The primary key"""
+    return f"select span, bits from {of.name} where kind = {kind:d} and value = {value}"  # noqa: S608
 
 
 def within(column: str) -> str:

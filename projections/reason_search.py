@@ -14,6 +14,7 @@ from modledger.projections.parameters import Parameters
 from modledger.projections.profile import name_key
 from modledger.projections.projector import Table
 from modledger.projections.reason_words import number
+from modledger.projections.weeks import beginning_of
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +45,7 @@ def terms(
             of_word, of_row = f"code like {pattern}", f"reason_key like {pattern}"
         else:
             # reason_words_pkey, reason_words_bare, version_words_pkey, version_words_bare
-            of_word = f"word = {number(term):d} or bare = {number(term):d}"
+            of_word = f"word = {parameters.number(number(term))} or bare = {parameters.number(number(term))}"
             of_row = f"reason_key like {parameters.add(f'% {code(term)} %', 'text')}"
             if len(term) >= LEAST:
                 known.append(f"exists (select from {of_words.name} where {of_word})")
@@ -67,3 +68,80 @@ def _bits(words: str, of_marks: Table) -> str:
             from {words} where punishments = 1
         ) of_words group by span
     """  # noqa: S608
+
+
+class Weeks(msgspec.Struct, frozen=True, kw_only=True):
+    """That a page by ``created_at`` is looked for in its weeks only. ``needed``: how many have to be there, as SQL;
+    ``cursor``: the number of the week in which the page begins, as SQL."""
+
+    descending: bool
+    needed: str
+    cursor: str | None
+
+
+def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str, among: str) -> list[str]:
+    """What stands in WITH for the punishments that have all of ``bits``, relations of (span, bits). ``found``: which
+    these are, by their marks. ``decided``: how many, and whether to fetch and sort them is quicker (3 µs each) than to
+    walk over those ``among`` which they are until ``last`` are met (1 µs each). ``few``: their rows that are
+    ``wanted``, if so.
+
+    With ``weeks`` only those of the page's own weeks are fetched, or walked over. ``in_week``: how many are found in
+    each week from the cursor on. ``spread``: from where to where the page reaches, which are ``near``.
+    """
+    many, picked = ("most", "found") if weeks is None else ("(select near from spread)", "picked")
+    return [
+        f"""found as materialized (
+            select span, bit_and(bits) as bits from ({" union all ".join(bits)}) one
+            group by span having count(*) >= {len(bits)}
+        )""",  # noqa: S608
+        *([] if weeks is None else _weeks_of_page(weeks)),
+        f"""decided as materialized (
+            select most, 3.0 * {many} * most <= {last} * {among} as few
+            from (select coalesce(sum(bit_count(bits)), 0)::bigint as most from found) as of_found
+        )""",  # noqa: S608
+        *([] if weeks is None else [_PICKED]),
+        # punishments_id, one look for all of them; OFFSET 0 because nothing else is to be tried.
+        f"""few as materialized (
+            select p.* from (
+                select * from punishments
+                where id = any(array(select id from ({marks.ids(picked)}) one where (select few from decided))) offset 0
+            ) p where {" and ".join(wanted)}
+        )""",  # noqa: S608
+    ]
+
+
+# punishment_marks_pkey
+_PICKED = f"""picked as materialized (
+    select span, bit_or(of_week.bits) & bit_and(found.bits) as bits
+    from (
+        select span, bits from punishment_marks where kind = {marks.WEEK} and (select few from decided)
+        and value between (select first from spread) and (select last from spread) offset 0
+    ) of_week join found using (span)
+    group by span
+)"""  # noqa: S608
+
+
+def _weeks_of_page(weeks: Weeks) -> list[str]:
+    reached, else_, way, beyond = ("max", "min", "desc", "<=") if weeks.descending else ("min", "max", "asc", ">=")
+    # Of the cursor's own week it is not known how many are left.
+    from_cursor, left = "true", "found"
+    if weeks.cursor is not None:
+        from_cursor, left = f"value {beyond} {weeks.cursor}", f"case when week <> {weeks.cursor} then found else 0 end"
+    return [
+        # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
+        f"""in_week as materialized (
+            select value as week, sum(bit_count(of_week.bits & found.bits))::bigint as found
+            from (
+                select span, bits, value from punishment_marks where kind = {marks.WEEK} and {from_cursor} offset 0
+            ) of_week join found using (span)
+            where bit_count(of_week.bits & found.bits) > 0 group by value
+        )""",  # noqa: S608
+        f"""spread as materialized (
+            select min(week) as first, max(week) as last, coalesce(sum(found), 0) as near,
+                {beginning_of("min(week)")} as since, {beginning_of("max(week) + 1")} as until
+            from in_week where week {">=" if weeks.descending else "<="} (
+                select coalesce({reached}(week) filter (where so_far >= {weeks.needed}), {else_}(week))
+                from (select week, sum({left}) over (order by week {way}) as so_far from in_week) counted
+            )
+        )""",  # noqa: S608
+    ]

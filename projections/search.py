@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING
 from modledger.projections import cursors, marks, reason_search
 from modledger.projections.name_search import check_known
-from modledger.projections.parameters import Parameters
+from modledger.projections.parameters import Parameters, Values
 from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of
 from modledger.projections.weeks import beginning, week
 
@@ -96,47 +96,77 @@ async def find(conn: psycopg.AsyncConnection[Any], search: Search, now: datetime
 
     Raises ValueError for a cursor that is not one of this search's, FragmentsNeeded, and psycopg.Error.
     """
-    sql, parameters = statement(search, now, fragments=fragments)
+    return await answer(conn, search, statement(search, now, fragments=fragments))
+
+
+async def answer(conn: psycopg.AsyncConnection[Any], search: Search, asked: tuple[str, list[object]]) -> Page:
+    """As ``find``, ``asked`` being the search's ``statement``."""
     cursor = psycopg.AsyncRawCursor(conn, row_factory=tuple_row)
-    await cursor.execute(sql, parameters, prepare=False)
+    await cursor.execute(*asked, prepare=is_steady(search))
     return page(search, await cursor.fetchall())
+
+
+def is_steady(search: Search) -> bool:
+    """Whether one plan serves the search whatever its values are, so that its statement may be prepared: it has one for
+    each combination of types, sort and the filters that there are.
+
+    Not so with a guild, which mostly has two punishments and may have a hundred thousand: for the average guild all
+    its indexes are as good. Nor with dates, where the plan goes by how much they leave, and of a user's punishments
+    those of an issuer or with words.
+    """
+    if search.user_id is not None and (search.issued_by is not None or search.q is not None):
+        return False
+    return search.guild_id is None and search.created_after is None and search.created_before is None
 
 
 def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, list[object]]:
     """SQL and parameters for one of psycopg's raw cursors; ``page`` reads its lines.
 
-    Numbers stand in it as they are and not as parameters: one issuer has three punishments and the next a third of all,
-    and a prepared plan for the average of them is wrong for both. For the same reason it is best not prepared at all.
+    A steady one has no value in it but parameters, each in a SELECT of its own: so the planner knows none of them,
+    neither the first times, when it would still look, nor later, and holds on to the one plan at once. In all others
+    numbers stand as they are: one guild has three punishments and the next a third of all, and a plan for the average
+    of them is wrong for both. For the same reason these are best not prepared at all.
     Raises ValueError for a cursor that is not one of this search's.
     """
     after = place_of(search)
-    parameters = Parameters()
+    parameters = Values() if is_steady(search) else Parameters()
     types = types_of(search)
     way = "desc" if search.sort.startswith("-") else "asc"
     named = (("user_id", search.user_id), ("guild_id", search.guild_id), ("issued_by", search.issued_by))
-    wanted = [f"{name} = {value:d}" for name, value in named if value is not None]
+    wanted = [f"{name} = {parameters.number(value)}" for name, value in named if value is not None]
     dates = dates_of(search, parameters)
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
-    last = search.offset + search.limit + 1
+    last = parameters.number(search.offset + search.limit + 1)
     terms = None if search.q is None else reason_search.terms(search.q, parameters, fragments=fragments)
-    if terms is not None:
-        wanted += terms.rows
-    total = _total(search, types, wanted, dates, moment)
+    tables, of_words = ([], []) if terms is None else (terms.tables, terms.rows)
+    wanted += of_words
+    by_marks = bool(terms and types) and search.user_id is None
+    weeks = None
+    overdue = _overdue(search, types, wanted, dates, moment) if search.active_only and search.user_id is None else "0"
+    if by_marks and search.active_only:
+        tables.append(f"overdue as materialized (select {overdue} as total)")
+        overdue = "(select total from overdue)"
+    total = _total(search, types, wanted, dates, moment, overdue, parameters)
     wanted += dates.both
     if search.active_only:
-        wanted.append(f"{ENDS} > {moment}")
-    tables = [] if terms is None else terms.tables
-    by_marks = bool(terms and types) and search.user_id is None
+        ends_later = f"{ENDS} > {moment}"
+        # Of a CASE an index by end is no use to the planner, who might take it for all that end later and sort these.
+        hidden = is_steady(search) and not by_end(search)
+        wanted.append(f"case when {ends_later} then true end" if hidden else ends_later)
     if terms is not None and by_marks:
-        tables += _marked(search, types, terms, dates, wanted, last)
-        total = f"case when (select few from decided) then (select count(*) from few) else {total} end"  # noqa: S608
+        weeks = _weeks(search, f"({last} + {overdue})", after, parameters)
+        bits, among = _marked(search, types, terms, dates, parameters)
+        tables += reason_search.found(bits, wanted, weeks, last=last, among=among)
+        if weeks is None:
+            total = f"case when (select few from decided) then (select count(*) from few) else {total} end"  # noqa: S608
     beyond_cursor = []
     if after is not None:
         times = {"created_at": parameters.add(after.created_at, "timestamptz")}
         if by_end(search):
             times = {ENDS: parameters.add(after.expires_at or "infinity", "timestamptz"), **times}
         beyond = "<" if way == "desc" else ">"
-        beyond_cursor = [f"({', '.join(times)}, id) {beyond} ({', '.join(times.values())}, {after.id:d})"]
+        place = ", ".join([*times.values(), parameters.number(after.id)])
+        beyond_cursor = [f"({', '.join(times)}, id) {beyond} ({place})"]
     # By user: punishments_user. Else one walk for each (open, type) along punishments_, punishments_issuer_,
     # punishments_guild_ or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk,
     # because the planner asks a branch of UNION ALL that has conditions of its own for no order.
@@ -149,22 +179,22 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
         else:
             cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
     order = f"order by sort_key {way}, created_at {way}, id {way}"
-    if terms is not None and by_marks:
+    if by_marks:
         # The walks are for words that many bear. The planner, who may take them for rare ones, would rather sort
         # everything: of a CASE it knows nothing, and so expects a half.
-        many = [f"case when {condition} then true end" for condition in terms.rows]
-        wanted = [condition for condition in wanted if condition not in terms.rows]
+        many = [f"case when {condition} then true end" for condition in of_words]
+        wanted = [condition for condition in wanted if condition not in of_words]
         wanted += [*many, "(select not few from decided)"]
-        if not by_end(search) and dates.weeks is None:
-            # One bound only, and where there are no dates: between two ends that it does not know the planner expects
-            # nearly nothing.
-            bound = "created_at < (select until from spread)", "created_at >= (select since from spread)"
-            wanted.append(bound[way == "asc"])
+        if weeks is not None:
+            # In the weeks of this page. Between two ends that it does not know the planner expects nearly nothing, if
+            # both are compared with one column.
+            since, until = "(select since from spread)", "(select until from spread)"
+            wanted += [f"(created_at, id) >= ({since}, 0)", f"created_at < {until}"]
     ways = [("punishments", " and ".join([*wanted, *beyond_cursor, *cell])) for cell in cells]
     if by_marks:
         ways.append(("few", " and ".join(beyond_cursor) or "true"))
     walks = [
-        f"(select *, {sort_key} as sort_key from {table} where {condition} {order} limit {last:d})"  # noqa: S608
+        f"(select *, {sort_key} as sort_key from {table} where {condition} {order} limit {last})"  # noqa: S608
         for table, condition in ways or [("punishments", " and ".join(["false", *wanted]))]
     ]
     known = "true" if terms is None else terms.known
@@ -172,7 +202,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
         {f"with {', '.join(tables)}" if tables else ""}
         select {POSITION}, {total}, {known}, {COLUMNS} from (select 1) always left join (
             select * from ({" union all ".join(walks)}) walks
-            {order} offset {search.offset:d} limit {search.limit + 1:d}
+            {order} offset {parameters.number(search.offset)} limit {parameters.number(search.limit + 1)}
         ) p on true
         order by p.sort_key {way}, p.created_at {way}, p.id {way}
     """  # noqa: S608
@@ -245,10 +275,22 @@ def _cells(search: Search, types: tuple[int, ...]) -> list[list[str]]:
     return [[state, f"type = {kind:d}"] for state in states for kind in types]
 
 
-def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: Dates, moment: str) -> str:
+def _of_type(types: tuple[int, ...]) -> str:
+    return f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
+
+
+def _total(
+    search: Search,
+    types: tuple[int, ...],
+    wanted: list[str],
+    dates: Dates,
+    moment: str,
+    overdue: str,
+    parameters: Parameters,
+) -> str:
     if not types:
         return "0::bigint"
-    of_type = f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
+    of_type = _of_type(types)
     if search.user_id is not None:
         # punishments_user
         active = ["open", f"{ENDS} > {moment}"] if search.active_only else []
@@ -260,7 +302,8 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: Dat
         # punishment_counts_pkey
         whole = (
             f"coalesce((select sum({counted}) from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
-            f" and issued_by = {search.issued_by or 0:d} and {of_type} and {dates.whole_weeks}), 0)::bigint"
+            f" and issued_by = {parameters.number(search.issued_by or 0)} and {of_type} and {dates.whole_weeks}"
+            "), 0)::bigint"
         )
     elif dates.weeks is None:
         whole = "(select most from decided)"
@@ -271,57 +314,52 @@ def _total(search: Search, types: tuple[int, ...], wanted: list[str], dates: Dat
         )"""  # noqa: S608
     # The _created index of the walks, at most twice seven days of it.
     total = " + ".join([whole, *(_count([*wanted, state, of_type, cut]) for cut in dates.cut_weeks)])
-    if not search.active_only:
-        return total
-    # punishments_due: a handful, or what came due while no clock worker ran
-    return f"{total} - {_count([f'due_at <= {moment}', *wanted, *dates.both, of_type])}"
+    return f"{total} - {overdue}" if search.active_only else total
+
+
+def _overdue(search: Search, types: tuple[int, ...], wanted: list[str], dates: Dates, moment: str) -> str:
+    """How many open ones have come to their end: a handful, or what came due while no clock worker ran.
+    punishments_due"""
+    due = f"due_at <= {moment}"
+    conditions = [*wanted, *dates.both, _of_type(types)]
+    if not is_steady(search):
+        return _count([due, *conditions])
+    # Of times that it does not know the planner expects a third to be before now, but few between two. OFFSET 0, or
+    # another index might seem better.
+    return f"""(
+        select count(*) from (select * from punishments where {due} and due_at > '-infinity' offset 0) of_due
+        where {" and ".join(conditions)}
+    )"""  # noqa: S608
+
+
+def _weeks(search: Search, needed: str, after: Place | None, parameters: Parameters) -> reason_search.Weeks | None:
+    """How a page with words is looked for by weeks; None where the dates cut the weeks, or by end, of which the weeks
+    say nothing."""
+    if by_end(search) or search.created_after is not None or search.created_before is not None:
+        return None
+    cursor = None if after is None else parameters.number(week(after.created_at))
+    return reason_search.Weeks(descending=search.sort.startswith("-"), needed=needed, cursor=cursor)
 
 
 def _marked(
-    search: Search, types: tuple[int, ...], terms: reason_search.Terms, dates: Dates, wanted: list[str], last: int
-) -> list[str]:
-    """What stands in WITH for a search for words, after the tables of the terms. ``found``: the punishments, by their
-    marks, in all weeks that the dates touch. ``decided``: how many these are, and whether to fetch and sort them (3 µs
-    each) is quicker than to walk over those that would be found without the words until a page is full (1 µs
-    each). ``few``: their rows, if so. ``spread``: since when and until when there are any, in whole weeks, so that a
-    walk does not pass all that was issued since a wave of two years ago."""
-    sought = [
+    search: Search, types: tuple[int, ...], terms: reason_search.Terms, dates: Dates, parameters: Parameters
+) -> tuple[list[str], str]:
+    """Relations (span, bits) of what is asked for by a search for words, and how many would be found without them."""
+    sought = (
         (marks.ISSUER, search.issued_by),
         (marks.GUILD, search.guild_id),
         (marks.TYPE, search.type),
         (marks.OPEN, 0 if search.active_only else None),
-    ]
-    bits = [*terms.bits, *(marks.marked(kind, value) for kind, value in sought if value is not None)]
-    monday = "'0001-01-01T00:00:00Z'::timestamptz + interval '168 hours'"
-    if dates.weeks is not None:
-        bits.append(_of_weeks(dates.weeks))
-    of_type = f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
-    return [
-        f"""found as materialized (
-            select span, bit_and(bits) as bits from ({" union all ".join(bits)}) one
-            group by span having count(*) >= {len(bits)}
-        )""",  # noqa: S608
-        # punishment_counts_pkey
-        f"""decided as materialized (
-            select most, 3.0 * most * most <= {last:d} * among as few from
-            (select coalesce(sum(bit_count(bits)), 0)::bigint as most from found) as of_found,
-            (select coalesce(sum(total), 0)::bigint as among from punishment_counts
-                where guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d} and {of_type}
-                and week = 0) as of_all
-        )""",  # noqa: S608
-        # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
-        f"""spread as materialized (
-            select {monday} * (min(value) - 1) as since, {monday} * max(value) as until
-            from (select span, bits, value from punishment_marks where kind = {marks.WEEK} offset 0) of_week
-            join found using (span) where bit_count(of_week.bits & found.bits) > 0
-        )""",  # noqa: S608
-        # punishments_id; OFFSET 0 because nothing else is to be tried.
-        f"""few as materialized (
-            select p.* from ({marks.ids("found")}) one cross join lateral (
-                select * from punishments where id = one.id offset 0
-            ) p where (select few from decided) and {" and ".join(wanted)}
-        )""",  # noqa: S608
-    ]
+    )
+    named = [marks.marked(kind, parameters.number(value)) for kind, value in sought if value is not None]
+    bits = [*terms.bits, *named, *([] if dates.weeks is None else [_of_weeks(dates.weeks)])]
+    # punishment_counts_pkey
+    among = f"""(
+        select coalesce(sum(total), 0)::bigint from punishment_counts
+        where guild_id = {search.guild_id or 0:d} and issued_by = {parameters.number(search.issued_by or 0)}
+        and {_of_type(types)} and week = 0
+    )"""  # noqa: S608
+    return bits, among
 
 
 def _of_weeks(weeks: str) -> str:

@@ -22,3 +22,8 @@ def within(column: str) -> str:
 def beginning(number: int) -> str:
     """The week's first moment, in SQL: the year 9999 has a week after the last that Python can write."""
     return f"('0001-01-01T00:00:00Z'::timestamptz + interval '{168 * (number - 1)} hours')"
+
+
+def beginning_of(number: str) -> str:
+    """The same of a week whose number is SQL."""
+    return f"('0001-01-01T00:00:00Z'::timestamptz + interval '168 hours' * ({number} - 1))"

@@ -19,7 +19,7 @@ from modledger.projections import punishments
 from modledger.projections.catalog import create_missing
 from modledger.projections.projector import advance
 from modledger.projections.punishments import Punishment
-from modledger.projections.search import SORTS, Page, Search, Sort, find, page, statement
+from modledger.projections.search import SORTS, Page, Search, Sort, find, is_steady, page, statement
 from modledger.projections.weeks import week
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
@@ -90,7 +90,7 @@ def conn(database_url: str) -> Iterator[psycopg.Connection]:
 
 def ask(conn: psycopg.Connection, search: Search, now: datetime = NOW) -> Page:
     sql, parameters = statement(search, now, fragments=True)
-    return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=False).fetchall())
+    return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=is_steady(search)).fetchall())
 
 
 EDGES = st.none() | st.one_of(

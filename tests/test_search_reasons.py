@@ -22,7 +22,7 @@ from modledger.projections.catalog import create_missing
 from modledger.projections.fragments import FragmentsNeeded, code
 from modledger.projections.projector import advance
 from modledger.projections.punishments import Punishment
-from modledger.projections.search import SORTS, Page, Search, page, statement
+from modledger.projections.search import SORTS, Page, Search, is_steady, page, statement
 from modledger.projections.weeks import week
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
@@ -110,7 +110,7 @@ def every(conn: psycopg.Connection) -> list[Punishment]:
 
 def ask(conn: psycopg.Connection, search: Search, now: datetime, *, fragments: bool = True) -> Page:
     sql, parameters = statement(search, now, fragments=fragments)
-    return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=False).fetchall())
+    return page(search, psycopg.RawCursor(conn).execute(sql, parameters, prepare=is_steady(search)).fetchall())
 
 
 def bare(word: str) -> str:

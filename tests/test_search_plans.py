@@ -1,0 +1,108 @@
+"""One plan for all values: what a search of punishments reads when its statement was prepared, on skewed rows."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import psycopg
+import pytest
+
+from bench.search_rows import ISSUER, NOW, USER, fill_punishments
+from modledger.http.reader import SESSION
+from modledger.projections.search import SORTS, Search, is_steady, page, statement
+from tests.large_tables import indexes_afterwards
+from tests.postgres_server import create_database, drop_database
+
+ROWS = 40_000
+# The issuer of a third, one of 2,000 others, nobody; the user with the most.
+SUBJECTS: tuple[dict[str, int], ...] = ({}, {"issued_by": ISSUER}, {"issued_by": ISSUER + 77}, {"user_id": USER})
+# Of a third, of one in twelve, of a few, of none.
+WORDS = (None, "auto", "spa", "7a3b", "nothing")
+LARGE = ("punishments", "punishment_marks", "reason_words", "punishment_counts")
+
+
+@pytest.fixture(scope="module")
+def conn(postgres_server: str, template_database: str) -> Iterator[psycopg.Connection[Any]]:
+    name = f"search_plans_{uuid4().hex}"
+    with psycopg.connect(create_database(postgres_server, name, template_database), autocommit=True) as connection:
+        connection.execute(SESSION.encode())
+        with indexes_afterwards(connection, "punishments"):
+            fill_punishments(connection, ROWS)
+        connection.execute("vacuum analyze")
+        yield connection
+    drop_database(postgres_server, name)
+
+
+def steady() -> Iterator[Search]:
+    for subject, q, kind, active, sort in product(SUBJECTS, WORDS, (None, 1, 3), (False, True), SORTS):
+        filters: dict[str, Any] = {**subject, "q": q, "type": kind, "active_only": active, "sort": sort}
+        if is_steady(search := Search(**filters)):
+            yield search
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def explained(conn: psycopg.Connection[Any], search: Search) -> list[dict[str, Any]]:
+    sql, parameters = statement(search, NOW, fragments=True)
+    cursor = psycopg.RawCursor(conn)
+    cursor.execute(f"explain (analyze, timing off, format json) {sql}".encode(), parameters, prepare=False)
+    ((found,),) = cursor.fetchall()
+    return list(nodes(found[0]["Plan"]))
+
+
+def rows_read(plan: list[dict[str, Any]]) -> int:
+    """How many rows, or entries of indexes, of ``punishments`` were looked at."""
+    looked_at = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return sum(
+        round(sum(node.get(key, 0) for key in looked_at) * node["Actual Loops"])
+        for node in plan
+        if node.get("Relation Name") == "punishments" and node["Node Type"] != "CTE Scan"
+    )
+
+
+def test_one_plan_for_all_reads_about_what_it_answers_whoever_is_asked_about(conn: psycopg.Connection[Any]) -> None:
+    ((overdue,),) = conn.execute("select count(*) from punishments where due_at <= %s", (NOW,)).fetchall()
+    ((of_user,),) = conn.execute("select count(*) from punishments where user_id = %s", (USER,)).fetchall()
+    assert of_user == ROWS // 200
+    tried = 0
+    for search in steady():
+        if search.q is not None:
+            continue
+        plan = explained(conn, search)
+        answered = page(search, psycopg.RawCursor(conn).execute(*statement(search, NOW, fragments=True)).fetchall())
+        followed = msgspec.structs.replace(search, cursor=answered.next_cursor)
+        for one in (plan, explained(conn, followed)):
+            # Once for the page and once for the total; else of each of eight walks a page and what it passes.
+            most = 2 * of_user if search.user_id is not None else 8 * (search.limit + 1) + 3 * overdue
+            assert rows_read(one) <= most, search
+            tried += 1
+    assert tried == 4 * 3 * 2 * 4 * 2
+
+
+def test_no_plan_for_all_reads_a_table_from_end_to_end(conn: psycopg.Connection[Any]) -> None:
+    words = 0
+    for search in steady():
+        words += search.q is not None
+        for node in explained(conn, search):
+            assert node["Node Type"] != "Seq Scan" or node["Relation Name"] not in LARGE, search
+    assert words == 3 * 4 * 3 * 2 * 4
+
+
+@pytest.mark.parametrize("filters", [{}, {"q": "spa"}, {"active_only": True}, {"sort": "expires_at", "q": "auto"}])
+def test_a_search_is_planned_once_for_whoever_is_asked_about(
+    conn: psycopg.Connection[Any], filters: dict[str, Any]
+) -> None:
+    asked = [statement(Search(issued_by=ISSUER + n, limit=n + 1, **filters), NOW, fragments=True) for n in range(12)]
+    ((sql,),) = {(sql,) for sql, _ in asked}
+    cursor = psycopg.RawCursor(conn)
+    for _, parameters in asked:
+        cursor.execute(sql.encode(), parameters, prepare=True).fetchall()
+    cursor.execute("select custom_plans from pg_prepared_statements where statement = $1", (sql,))
+    # PostgreSQL tries the first five ways by themselves before it compares.
+    assert [custom <= 5 for (custom,) in cursor.fetchall()] == [True]
