@@ -15,7 +15,7 @@ MINUTES ?= 10
 SEED ?=
 EVENTS ?= 1000000
 
-.PHONY: help run test check bench bench-overload bench-replay fuzz format requirements clean
+.PHONY: help run test check bench bench-overload bench-replay fuzz chaos browser format requirements clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -55,6 +55,9 @@ fuzz: $(VENV)/.dev ## Ask every operation for made-up things, as everybody (MINU
 
 chaos: $(VENV)/.dev ## Break everything that it stands on under load, and judge what it answered (MINUTES=20, SEED=1)
 	@exec $(PY) -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+browser: $(VENV)/.dev ## Try to forge commands in a real browser in which somebody is logged in (needs a Chromium)
+	@exec $(PY) -m tests.real_browser
 
 format: $(VENV)/.dev ## Put every file into the house format
 	@$(PY) -m ruff check --fix .

@@ -1,26 +1,14 @@
 """A page of another site in the browser of somebody who is logged in (docs/security.md): it sends no command, reads no
 answer, and shows none within itself."""
 
-import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from modledger.domain.settings import Settings
-from modledger.http.app import create_app
-from tests.http_client import MASTER_KEY, OWNER, SETTINGS, USER, World, error_of, started
+from tests.cookie_operations import DOCUMENT, POSTS, example, filled
+from tests.http_client import OWNER, USER, World, error_of, started
 
-DOCUMENT: dict[str, Any] = json.loads(
-    msgspec.json.encode(create_app(SETTINGS, conninfo="", master_key=MASTER_KEY).openapi_schema.to_schema())
-)
-# Every operation that a cookie opens, or that sets one.
-POSTS = {
-    path: methods["post"]
-    for path, methods in DOCUMENT["paths"].items()
-    if "post" in methods
-    and (any("session" in one for one in methods["post"]["security"]) or path.startswith("/v1/authentication/ver"))
-}
 EVIL = "https://evil.example"
 # What a browser says beside it when a form of another site is sent.
 NAVIGATION = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -30,17 +18,6 @@ FORMS = (
     ("text/plain", "%s="),
     ("multipart/form-data; boundary=b", '--b\r\nContent-Disposition: form-data; name="reason"\r\n\r\nx\r\n--b--\r\n'),
 )
-
-
-def filled(path: str) -> str:
-    for name in ("user_id", "guild_id", "punishment_id", "bot_id", "id"):
-        path = path.replace(f"{{{name}}}", str(USER))
-    return path.replace("{batch_id}", "0d4f7a52-3c5e-4d0a-9c53-6a1f6c2b9e10").replace("{token_suffix}", "AAAAAA")
-
-
-def example(operation: dict[str, Any]) -> str:
-    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    return json.dumps(content.get("examples", {}).get("example", {}).get("value", {}))
 
 
 @pytest.mark.parametrize("path", sorted(POSTS))
