@@ -28,6 +28,8 @@ from modledger.workers.runner import BATCH
 
 # The library's runner commits once for each event: a round of ours would take it half a minute.
 PEER_SHARE = 1 / 20
+# How many events the library is given at once.
+GROUP = 100
 
 # What Ledger.read selects. ledger_position
 COPY = """
@@ -126,7 +128,11 @@ class Peer:
         """Events a second, from the runner's first event to its last commit; those that it passes over count too."""
         with library.Moderation(self._environment) as application:
             share = [library.translate(new) for new, _ in zip(self._rest, range(self.share), strict=False)]
-            application.recorder.insert_events([application.mapper.to_stored_event(event) for event in share])
+            stored = [application.mapper.to_stored_event(event) for event in share]
+            # In small groups: of some hundred kilobytes in one pipeline psycopg 3.3.9 may wait for ever, since what is
+            # left unsent when it begins to read stays so. Not measured, only read afterwards.
+            for first in range(0, len(stored), GROUP):
+                application.recorder.insert_events(stored[first : first + GROUP])
             selected = application.recorder.select_notifications(None, 2**31, topics=library.Punishments.topics)
         runner = ProjectionRunner(
             application_class=library.Moderation,
