@@ -104,12 +104,10 @@ class LedgerRecorder(PostgresApplicationRecorder):
         def send(connection: psycopg.Connection[Any]) -> str | None:
             nonlocal tries
             tries += 1
-            # In one go, as this thread may have to wait for its turn after each answer.
-            with connection.cursor(row_factory=tuple_row) as cursor:
-                with connection.pipeline(), connection.transaction():
-                    cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
-                    cursor.execute(ledger_queries.APPEND_BATCH, arguments, prepare=True)
-                row = cursor.fetchone()
+            # In no pipeline: psycopg 3.3 may wait for the end of one with a part of a large statement not sent.
+            with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+                cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
+                row = cursor.execute(ledger_queries.APPEND_BATCH, arguments, prepare=True).fetchone()
             return f"{row[0]} is not at {expected[row[0]]}" if row and row[0] is not None else None
 
         try:
