@@ -12,10 +12,10 @@ import asyncio
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
@@ -24,6 +24,7 @@ import psycopg
 from modledger.http.errors import Problem, Unavailable, bad
 from modledger.http.reader import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, Reader, Row
 from modledger.http.sealing import Sealing
+from modledger.http.together import Gathered
 
 T = TypeVar("T")
 
@@ -35,29 +36,52 @@ _NAMESPACE = UUID("5f0e6a0e-9d0c-4b64-9d6b-6d4b1d0c8a3e")
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.1
 
-# idempotency_keys_pkey
+# idempotency_keys_pkey. In order, so that no two servers wait for each other's rows. The disk is not waited for: what
+# the command then commits comes after it in the server's log, so under a claim that a crash takes nothing was done.
 CLAIM = """
-    insert into idempotency_keys (actor, key, fingerprint, created_at) values ($1, $2, $3, $4)
+    with unhurried as materialized (select set_config('synchronous_commit', 'off', true))
+    insert into idempotency_keys (actor, key, fingerprint, created_at)
+        select actor, key, fingerprint, created_at
+        from unhurried, unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[])
+            as claims (actor, key, fingerprint, created_at)
+        order by actor, key
     on conflict (actor, key) do update
         set fingerprint = excluded.fingerprint, created_at = excluded.created_at, status = null, body = null
-        where idempotency_keys.created_at <= $5
-    returning created_at
+        where idempotency_keys.created_at <= excluded.created_at - $5::interval
+    returning actor, key, created_at
 """
 FIND = "select created_at, fingerprint, status, body from idempotency_keys where actor = $1 and key = $2"
 # Status 0: somebody's text was erased since (projections/erasures.py), and the answer may hold it. Where another
 # process was at the command too, because the connection of our locks broke, a refusal never replaces its answer: it may
-# have done what we refused before or after.
+# have done what we refused before or after. idempotency_keys_pkey; in the order in which an erasure comes by, so
+# that neither waits for the other's rows.
 STORE = """
-    update idempotency_keys set status = $3, body = $4
-        where actor = $1 and key = $2 and status is distinct from 0 and (status is null or $3 < 400)
-        returning true
+    with answers as materialized (
+        select * from unnest($1::text[], $2::text[], $3::integer[], $4::bytea[]) as a (actor, key, status, body)
+    ), held as materialized (
+        select k.actor, k.key from idempotency_keys as k join answers as a on k.actor = a.actor and k.key = a.key
+            order by k.ctid for update of k
+    )
+    update idempotency_keys as k set status = a.status, body = a.body
+        from answers as a join held as h on h.actor = a.actor and h.key = a.key
+        where k.actor = a.actor and k.key = a.key
+            and k.status is distinct from 0 and (k.status is null or a.status < 400)
+        returning k.actor, k.key
 """
-# idempotency_keys_age; a few at a time, so that no request pays for a day's leavings.
+# $1 before when, $2 how many at most. idempotency_keys_age; a few at a time, so that no request pays for a day's
+# leavings.
 FORGET = """
     delete from idempotency_keys where (actor, key) in
         (select actor, key from idempotency_keys where created_at <= $1
-            order by created_at limit 20 for update skip locked)
+            order by created_at limit $2 for update skip locked)
 """
+# Each in its place: a lock taken if it is free, or given back; whether it was.
+LOCK = """
+    select case when take then pg_try_advisory_lock(number) else pg_advisory_unlock(number) end
+        from unnest(%s::boolean[], %s::bigint[]) as asked (take, number)
+"""
+# For each answer that is kept.
+FORGOTTEN = 20
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +111,31 @@ def read_key(header: str | None) -> str | None:
     return header
 
 
+class _Claim(NamedTuple):
+    actor: str
+    key: str
+    fingerprint: bytes
+    at: datetime
+
+
+class _Stored(NamedTuple):
+    actor: str
+    key: str
+    status: int
+    sealed: bytes
+
+
 class Keys:
-    """The kept answers, in the table ``idempotency_keys``."""
+    """The kept answers, in the table ``idempotency_keys``. Requests under way at the same time share their statements,
+    and the fsync."""
 
     def __init__(self, conninfo: str, desk: Reader, sealing: Sealing) -> None:
         self._desk = desk
         self._sealing = sealing
         self._locks = _Locks(conninfo)
+        self._claims = Gathered(self._claim)
+        self._answers = Gathered(self._store)
+        self._forgotten = Gathered(self._forget)
 
     async def close(self) -> None:
         """Lets go of all locks."""
@@ -111,22 +153,40 @@ class Keys:
             b"\n".join((request.method.encode(), request.path.encode(), request.body))
         ).digest()
         async with self._locks.held(f"{actor}\n{key}"):
-            claimed = await self._desk.fetch(CLAIM, actor, key, fingerprint, now, now - KEPT)
-            row = claimed[0] if claimed else (await self._desk.fetch(FIND, actor, key))[0]
-            kept = None if claimed else self._kept(row, fingerprint, bound_to(actor, key))
-            if kept is not None:
-                return kept
+            claimed = await self._claims.ask(_Claim(actor, key, fingerprint, now))
+            if claimed is None:
+                row = (await self._desk.fetch(FIND, actor, key))[0]
+                kept = self._kept(row, fingerprint, bound_to(actor, key))
+                if kept is not None:
+                    return kept
+                claimed = row[0]
             # The time of the claim is part of it: a day later the same key is a new one.
-            name = f"{actor}\n{key}\n{fingerprint.hex()}\n{row[0].astimezone(UTC).isoformat()}"
+            name = f"{actor}\n{key}\n{fingerprint.hex()}\n{claimed.astimezone(UTC).isoformat()}"
             answer = await run(uuid5(_NAMESPACE, name))
             if answer.status < 500:
                 sealed = self._sealing.seal(msgspec.json.encode(answer), bound_to(actor, key))
-                if not await self._desk.fetch(STORE, actor, key, answer.status, sealed):
+                if not await self._answers.ask(_Stored(actor, key, answer.status, sealed)):
                     for row in await self._desk.fetch(FIND, actor, key):
                         answer = self._kept(row, fingerprint, bound_to(actor, key)) or answer
         with suppress(Unavailable):
-            await self._desk.fetch(FORGET, now - KEPT)
+            await self._forgotten.ask(now - KEPT)
         return answer
+
+    async def _claim(self, claims: Sequence[_Claim]) -> list[datetime | None]:
+        """The time of each claim that came about."""
+        rows = await self._desk.fetch(CLAIM, *map(list, zip(*claims, strict=True)), KEPT)
+        at = {(actor, key): moment for actor, key, moment in rows}
+        return [at.get(claim[:2]) for claim in claims]
+
+    async def _store(self, answers: Sequence[_Stored]) -> list[bool]:
+        """Which of the answers are kept."""
+        rows = await self._desk.fetch(STORE, *map(list, zip(*answers, strict=True)))
+        kept = {(actor, key) for actor, key in rows}
+        return [answer[:2] in kept for answer in answers]
+
+    async def _forget(self, before: Sequence[datetime]) -> Sequence[datetime]:
+        await self._desk.fetch(FORGET, max(before), FORGOTTEN * len(before))
+        return before
 
     def _kept(self, row: Row, fingerprint: bytes, name: str) -> Answer | None:
         _, known, _, sealed = row
@@ -153,7 +213,8 @@ class _Locks:
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._connection: psycopg.AsyncConnection[Row] | None = None
-        self._turn = asyncio.Lock()
+        # Whether to take or to give back, and which.
+        self._turn: Gathered[tuple[bool, int], bool] = Gathered(self._ask)
         self._mine: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._users: defaultdict[str, int] = defaultdict(int)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -182,15 +243,15 @@ class _Locks:
                 del self._users[name], self._mine[name]
 
     async def _try(self, number: int) -> bool:
-        asked = self._background(self._ask("select pg_try_advisory_lock(%s)", number))
+        asked = self._turn.ask((True, number))
         try:
-            # Shielded: our cancellation in the middle of it would leave the connection of all locks in doubt.
+            # Shielded: what became of it has to be known.
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
             self._background(self._release_if_taken(asked, number))
             raise
 
-    async def _release_if_taken(self, asked: "asyncio.Task[bool]", number: int) -> None:
+    async def _release_if_taken(self, asked: "asyncio.Future[bool]", number: int) -> None:
         with suppress(Unavailable):
             if await asked:
                 await self._release(number)
@@ -198,7 +259,7 @@ class _Locks:
     async def _release(self, number: int) -> None:
         # Where the connection is gone, so is every lock of it.
         with suppress(Unavailable):
-            await self._ask("select pg_advisory_unlock(%s)", number)
+            await self._turn.ask((False, number))
 
     def _background(self, work: Coroutine[None, None, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
@@ -206,19 +267,19 @@ class _Locks:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, query: str, number: int) -> bool:
+    async def _ask(self, asked: Sequence[tuple[bool, int]]) -> list[bool]:
         # Without an end a server that is gone without a word would hold up every keyed request of this process.
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S), self._turn:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 try:
-                    return await self._ask_once(query, number)
+                    return await self._ask_once(asked)
                 except (psycopg.OperationalError, psycopg.InterfaceError):
                     # The server may have restarted.
-                    return await self._ask_once(query, number)
+                    return await self._ask_once(asked)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
             raise Unavailable(str(error)) from error
 
-    async def _ask_once(self, query: str, number: int) -> bool:
+    async def _ask_once(self, asked: Sequence[tuple[bool, int]]) -> list[bool]:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = await psycopg.AsyncConnection.connect(
@@ -227,10 +288,10 @@ class _Locks:
                     connect_timeout=CONNECT_TIMEOUT_S,
                     application_name="modledger http locks",
                 )
-            row = await (await self._connection.execute(query.encode(), (number,))).fetchone()
+            cursor = await self._connection.execute(LOCK.encode(), [*map(list, zip(*asked, strict=True))])
+            return [bool(row[0]) for row in await cursor.fetchall()]
         except BaseException:
             # Broken, or given up in the middle of a query: what it would answer next is not known.
             if self._connection is not None:
                 await self._connection.close()
             raise
-        return row is not None and bool(row[0])
