@@ -1,9 +1,9 @@
-"""How a read is answered: found by its path, let in, its arguments read, its answer sent, and nothing more.
+"""How a request is answered: found by its path, let in, its arguments read, its answer sent, and nothing more.
 
 Litestar's own way from a path to an answer takes as long as all the rest of a read (docs/performance.md): it walks a
-tree, models every parameter a second time, and makes three objects of one answer. So it declares the reads, describes
-them, and is asked about everything that is out of the ordinary: other methods, other spellings of a path, an Origin.
-Where that leads to a read after all, it is answered by the same function.
+tree, models every parameter a second time, and makes three objects of one answer. So it declares the operations,
+describes them, and is asked about everything that is out of the ordinary: other methods, other spellings of a path, an
+Origin. Where that leads to an operation after all, it is answered by the same function.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,39 +28,52 @@ _BETWEEN = b".-:[]"
 _CONTENT_TYPE = (b"content-type", JSON.encode())
 
 
-class _Read(NamedTuple):
-    """``parameter``: what the last part of the path is, "" where the template is the path."""
+class _Operation(NamedTuple):
+    """``parameter``: what the template names, "" where the template is the path."""
 
     template: str
     parameter: str
     handler: HTTPRouteHandler
 
 
+class _Operations(NamedTuple):
+    """By method and path; by method and what stands before and after the one parameter; and of each beginning the parts
+    that follow it by name, which no parameter may be."""
+
+    fixed: dict[tuple[str, str], _Operation]
+    around: dict[tuple[str, str, str], _Operation]
+    named: dict[str, set[str]]
+
+
 def instead(app: ASGIApp) -> ASGIApp:  # noqa: ARG001
-    """The middleware of every read: what the framework would call to answer it is left alone."""
+    """The middleware of every operation: what the framework would call to answer it is left alone."""
     return _answer
 
 
 def directly(app: Litestar, otherwise: ASGIApp) -> ASGIApp:
-    """The reads of ``app`` without detour; what is no plain request for one goes to ``otherwise``."""
-    fixed, beginnings, others = _reads(app)
+    """The operations of ``app`` without detour; what is no plain request for one goes to ``otherwise``."""
+    fixed, around, named = _operations(app)
     among_others = admitted(_answer)
 
-    def find(scope: HTTPScope) -> _Read | None:
-        if scope["method"] != "GET" or scope["root_path"]:
+    def find(scope: HTTPScope) -> _Operation | None:
+        if scope["root_path"]:
             return None
-        path = scope["path"]
-        found = fixed.get(path)
-        last = ""
-        if found is None and path not in others:
-            beginning, _, last = path.rpartition("/")
-            found = beginnings.get(beginning) if last else None
+        method, path = scope["method"], scope["path"]
+        found = fixed.get((method, path))
+        value = ""
         if found is None:
-            return None
-        for name, value in scope["headers"]:
-            if name == b"origin" or (name == b"host" and not value.translate(None, _BETWEEN).isalnum()):
+            beginning, _, value = path.rpartition("/")
+            found = around.get((method, beginning, ""))
+            if found is None:
+                ending = value
+                beginning, _, value = beginning.rpartition("/")
+                found = around.get((method, beginning, ending)) if ending else None
+            if found is None or not value or value in named[beginning]:
                 return None
-        scope["path_params"] = {found.parameter: last} if last else {}
+        for name, given in scope["headers"]:
+            if name == b"origin" or (name == b"host" and not given.translate(None, _BETWEEN).isalnum()):
+                return None
+        scope["path_params"] = {found.parameter: value} if value else {}
         scope["path_template"], scope["route_handler"] = found.template, found.handler
         return found
 
@@ -76,20 +89,25 @@ def directly(app: Litestar, otherwise: ASGIApp) -> ASGIApp:
     return serve
 
 
-def _reads(app: Litestar) -> tuple[dict[str, _Read], dict[str, _Read], set[str]]:
-    """By path; by all of it but the parameter that ends it; and the paths that are no read's."""
-    fixed, beginnings, others = {}, {}, set()
+def _operations(app: Litestar) -> _Operations:
+    found = _Operations({}, {}, {})
     for route in app.routes:
-        handlers = route.route_handlers if isinstance(route, HTTPRoute) else []
-        handler = next((one for one in handlers if ADMIT in one.opt), None)
-        beginning, _, last = route.path_format.rpartition("/")
-        if handler is None:
-            others.add(route.path_format)
-        elif "{" not in route.path_format:
-            fixed[route.path_format] = _Read(route.path_format, "", handler)
-        elif "{" not in beginning:
-            beginnings[beginning] = _Read(route.path_format, last.strip("{}"), handler)
-    return fixed, beginnings, others
+        parts = route.path_format.split("/")
+        for place, part in enumerate(parts):
+            if "{" not in part:
+                found.named.setdefault("/".join(parts[:place]), set()).add(part)
+        places = [place for place, part in enumerate(parts) if "{" in part]
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else []:
+            for method in handler.http_methods if ADMIT in handler.opt else ():
+                if not places:
+                    found.fixed[method, route.path_format] = _Operation(route.path_format, "", handler)
+                elif len(places) == 1 and len(parts) - places[0] <= 2:
+                    beginning, ending = "/".join(parts[: places[0]]), "/".join(parts[places[0] + 1 :])
+                    operation = _Operation(route.path_format, parts[places[0]].strip("{}"), handler)
+                    found.around[method, beginning, ending] = operation
+    for _, beginning, _ in found.around:
+        found.named.setdefault(beginning, set())
+    return found
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -119,12 +119,6 @@ def command(
     opens or ends a session; ``batched``: a 5xx names the batch of which a part may be done. ``body_limit``
     in bytes, a multiple of 1024; api.md gives 64 KiB, which the longest lists that it allows do not fit in."""
     kind = kind_of(path if isinstance(path, str) else path[0], for_bots=access.who == "bot")
-    admit = _admission(access, kind, None)
-
-    async def before(request: AnyRequest) -> None:
-        # The framework reads the arguments of a command; what this answers it would take for the answer.
-        await admit(request)
-
     statuses = {
         400: "reason is required",
         409: "Idempotency-Key was already used with another request",
@@ -152,7 +146,8 @@ def command(
         path,
         status_code=200,
         request_max_body_size=body_limit,
-        before_request=before,
+        middleware=[direct.instead],
+        opt={direct.ADMIT: _admission(access, kind, None)},
         operation_class=DocumentedOperation,
         operation_id=operation_id,
         summary=summary,
@@ -205,11 +200,12 @@ def _admission(
         if counted is not None:
             await counted
         await _count_bot(request)
-        if request.method == "POST":
-            if access.who != "bot":
-                check_origin(request)
-            await parameters.check_body(request)
-        return parameters.arguments(request)
+        if request.method != "POST":
+            return parameters.arguments(request)
+        if access.who != "bot":
+            check_origin(request)
+        body = await parameters.checked_body(request)
+        return {**parameters.arguments(request), **body}
 
     return admit
 

@@ -34,6 +34,9 @@ FARTHEST = 2**62
 # The end of a request's path or query is echoed in messages and logs; nobody needs more of it than this.
 _ECHO = 64
 
+# What the framework calls the argument that a body becomes.
+BODY = "data"
+
 Kind = Literal["integer", "number", "boolean", "moment", "text", "uuid", "choice", "list", "object", "any"]
 
 
@@ -227,14 +230,24 @@ def listed_header(request: Request[Any, Any, Any], name: str) -> str | None:
 # -- the check
 
 
-async def check_body(request: Request[Any, Any, Any]) -> None:
-    """Raises Problem 415, 413, 408 or 400, naming the first thing that is wrong with the body."""
-    _, _, body = rules_of(request.route_handler)
-    if body is not None:
-        require_json(request)
-        check_fields(decode_object(await read_body(request)), body)
-    elif (raw := await read_body(request)).strip():
-        check_fields(decode_object(raw), ())
+async def checked_body(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """The body under the handler's name for it; nothing where the handler takes none. Raises Problem 415, 413, 408 or
+    400, naming the first thing that is wrong with it."""
+    handler = request.route_handler
+    _, _, body = rules_of(handler)
+    if body is None:
+        if (raw := await read_body(request)).strip():
+            check_fields(decode_object(raw), ())
+        return {}
+    require_json(request)
+    raw = await read_body(request)
+    check_fields(decode_object(raw), body)
+    try:
+        return {BODY: msgspec.json.decode(raw, type=handler.parsed_fn_signature.parameters[BODY].annotation)}
+    except msgspec.ValidationError as error:
+        # Only reached by what the rules let pass.
+        field = re.search(r"`\$\.(\w+)", str(error))
+        raise bad("Bad request" if field is None else f"{field[1]} is not valid") from None
 
 
 def arguments(request: Request[Any, Any, Any]) -> dict[str, Any]:
@@ -385,7 +398,7 @@ def decode_object(raw: bytes) -> dict[str, Any]:
         decoded = msgspec.json.decode(raw)
         if isinstance(decoded, dict):
             # msgspec alone would take the last of several fields of one name.
-            json.loads(raw, object_pairs_hook=_require_unique)
+            _UNIQUE.decode(raw.decode())
     # Too deep a nesting is one more way not to be JSON of ours.
     except (msgspec.DecodeError, RecursionError, ValueError):
         raise bad("body must be valid JSON") from None
@@ -400,6 +413,9 @@ def _require_unique(pairs: list[tuple[str, Any]]) -> None:
         if name in seen:
             raise bad(f"{name[:_ECHO]} given more than once")
         seen.add(name)
+
+
+_UNIQUE = json.JSONDecoder(object_pairs_hook=_require_unique)
 
 
 def _check_json_value(rule: Rule, value: object) -> None:

@@ -1,4 +1,4 @@
-"""A read is answered without the framework's way to it, and whoever does take that way is answered the same."""
+"""A request is answered without the framework's way to it, and whoever does take that way is answered the same."""
 
 import re
 from typing import Any
@@ -10,6 +10,7 @@ from tests.http_client import LEVELS, OWNER, SETTINGS, UNKNOWN, USER, World, err
 from tests.permitted_requests import REQUESTS, Asker
 
 READS = [key for key in REQUESTS if key[0].startswith("GET /v1/")]
+COMMANDS = [key for key in REQUESTS if key[0].startswith("POST /v1/")]
 # The telling of time in /health, and what names the request.
 CHANGING = re.compile(r'"(latency_ms|uptime_seconds|correlation_id)":("[^"]*"|[^,}]*)')
 SAME = ("content-type", "content-length", "etag", "x-ledger-position", "cache-control", "content-security-policy")
@@ -54,6 +55,56 @@ def test_a_refusal_is_the_same_by_either_way(shared_world: World, path: str, use
     usual, slashed = (shared_world.get(one, user) for one in (path, f"{beginning}/{mark}{query}"))
     assert error_of(usual, usual.status_code) == error_of(slashed, usual.status_code)
     assert seen(usual)[2] == seen(slashed)[2]
+
+
+@pytest.mark.parametrize("operation", COMMANDS, ids=[" ".join(key).strip() for key in COMMANDS])
+def test_a_command_is_carried_out_the_same_by_either_way(shared_world: World, operation: tuple[str, str]) -> None:
+    world = shared_world
+    answers = []
+    for ending, more in (("", {}), ("", {"Origin": SETTINGS.allowed_origins[0]}), ("/", {})):
+        owner = Asker(OWNER, True, {"Cookie": f"{COOKIE}={world.token(OWNER)}"})
+        path, body = REQUESTS[operation](world, owner)
+        sent = {} if body is None else body
+        done = world.send("POST", path + ending, headers={**owner.credentials, **more}, json=sent)
+        wrong = world.send("POST", path + ending, headers={**owner.credentials, **more}, json={"unheard": 1})
+        nobody = world.send("POST", path + ending, headers=more, json=sent)
+        # What it is about was made for it, so what the answer says of that is its own.
+        shape = done.status_code, list(done.json()), done.headers.keys()
+        answers.append((shape, seen(wrong)[:2], seen(nobody)[:2]))
+        # Nobody is to be logged out for the others.
+        world.cookies.pop(OWNER)
+    usual, crossing, slashed = answers
+    assert crossing[1:] == usual[1:] == slashed[1:]
+    assert (crossing[0][:2], slashed[0]) == (usual[0][:2], usual[0])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/admin/punishments/user/warn",
+        "/v1/admin/punishments/bulk/lift",
+        "/v1/admin/punishments/user//warn",
+        "/v1/users/profile/owner",
+        "/v1/admin/punishments/search",
+        "/v1/nothing",
+        "/",
+    ],
+)
+def test_what_is_no_path_of_a_command_is_refused_by_the_framework(shared_world: World, path: str) -> None:
+    answer = shared_world.post(path, OWNER, {"reason": "spam"})
+    assert error_of(answer, answer.status_code) in ("Not found", "Method not allowed")
+
+
+@pytest.mark.parametrize(
+    "body", ['{"reason": "\\ud800"}', "[]", "{", '{"reason": 1}', '{"reason": "a", "reason": "b"}', ""]
+)
+def test_a_body_that_is_none_is_refused_with_a_message_that_says_so(shared_world: World, body: str) -> None:
+    path = f"/v1/admin/punishments/user/{USER}/warn"
+    headers = {"Content-Type": "application/json"}
+    usual, slashed = (
+        shared_world.send("POST", one, OWNER, headers=headers, content=body) for one in (path, f"{path}/")
+    )
+    assert error_of(usual, 400) == error_of(slashed, 400)
 
 
 def test_the_path_of_a_command_is_no_parameter_of_a_read(shared_world: World) -> None:
