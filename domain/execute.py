@@ -1,6 +1,7 @@
 """From a command to the ledger: load what the decision reads, decide, append; again when somebody was faster."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -10,7 +11,7 @@ from modledger.domain.decide import decide, needed, target_of
 from modledger.domain.envelope import NewEvent, Recorded, Subject
 from modledger.domain.facts import Decided, Facts
 from modledger.domain.kept_states import Folded, KeptStates, load_folded
-from modledger.domain.ledger import Append, Ledger, VersionConflict
+from modledger.domain.ledger import Append, Appended, Ledger, LedgerUnavailable, VersionConflict, each_tried, tried
 from modledger.domain.name_ids import name_id
 from modledger.domain.refusals import Conflict, Refused
 from modledger.domain.subjects import State, evolve, fold, fork
@@ -61,38 +62,57 @@ def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates
     decision read make it decide again, for as long as others keep succeeding.
     """
     kept = KeptStates() if kept is None else kept
-    target = target_of(command)
-    stream = str(target)
     while True:
-        folded, known = _load(ledger, command, context, kept)
-        if known == stream:
-            history = ledger.load([stream])[stream]
-            if before := _events_of(context.command_id, history):
-                return _outcome(target, history, before, duplicate=True)
-        states = _states(folded)
+        folded, known = _load(ledger, [(command, context)], kept)
+        if before := _recognised(ledger, command, context, known):
+            return before
+        decided = _decided(command, context, folded)
+        if isinstance(decided, Outcome):
+            return decided
         try:
-            decided = decide(command, Facts(context, states))
-        except Refused as refused:
-            refused.position = max(one.seen.position for one in folded.values())
-            raise
-        if not decided:
-            return Outcome(events=(), duplicate=False, subject=states[stream])
-        append = _append(command, context, decided, states)
-        try:
-            appended = ledger.append(append)
+            appended = ledger.append(decided)
         except VersionConflict:
             continue
-        if appended.duplicate:
-            if appended.events[0].stream != stream:
-                raise Conflict("This command id already belongs to another command")
+        if outcome := _done(command, decided, appended, folded, kept):
+            return outcome
+
+
+def execute_together(
+    ledger: Ledger, asked: Sequence[tuple[Command, Context]], kept: KeptStates
+) -> list[Outcome | Exception | None]:
+    """Carries out commands of several callers at once: what all of them read comes in one round trip, and what they
+    append is committed together. Each is decided, refused and appended alone. Answers for each in its place what
+    ``execute`` would answer or raise, or None where somebody was faster, one before it in the list included: then
+    nothing was done, and it is to be asked again."""
+    try:
+        folded, known = _load(ledger, asked, kept)
+    except LedgerUnavailable as error:
+        return [error] * len(asked)
+    except Exception:
+        # A stream that cannot be read concerns those who need it.
+        return [*each_tried(partial(execute, ledger, command, context, kept) for command, context in asked)]
+    answers: list[Outcome | Exception | None] = [None] * len(asked)
+    appends: dict[int, Append] = {}
+    again: dict[int, Callable[[], Outcome]] = {}
+    states = _states(folded)
+    for place, (command, context) in enumerate(asked):
+        if context.command_id in known:
+            again[place] = partial(execute, ledger, command, context, kept)
             continue
-        now = folded[stream].and_then(appended.events)
-        if append.erase:
-            # Or what was kept before the erasure would stand here until the next command.
-            kept.forget([stream])
+        reads = needed(command, context, states)
+        decided = tried(_decided, command, context, {stream: folded[stream] for stream in reads})
+        if isinstance(decided, Append):
+            appends[place] = decided
         else:
-            kept.keep({stream: now})
-        return Outcome(events=appended.events, duplicate=False, subject=now.state)
+            answers[place] = decided
+    for (place, append), appended in zip(appends.items(), ledger.append_together(list(appends.values())), strict=True):
+        if isinstance(appended, Appended):
+            answers[place] = tried(_done, asked[place][0], append, appended, folded, kept)
+        elif not isinstance(appended, VersionConflict):
+            answers[place] = appended
+    for place, answer in zip(again, each_tried(again.values()), strict=True):
+        answers[place] = answer
+    return answers
 
 
 def execute_batch(
@@ -168,22 +188,72 @@ def decide_batch(
     return DecidedBatch(decisions=decisions, appends=appends, unchanged=unchanged)
 
 
-def _load(ledger: Ledger, command: Command, context: Context, kept: KeptStates) -> tuple[dict[str, Folded], str | None]:
-    """What the decision reads, and the stream that holds the command already. What is kept tells what else will be
-    needed, an owner or issuer, so that all of it comes in one round trip."""
+def _load(
+    ledger: Ledger, asked: Sequence[tuple[Command, Context]], kept: KeptStates
+) -> tuple[dict[str, Folded], dict[UUID, str]]:
+    """What the decisions read, and the streams that hold commands already. What is kept tells what else will be needed,
+    an owner or issuer, so that all of it comes in one round trip."""
     folded: dict[str, Folded] = {}
-    known: str | None = None
+    known: dict[UUID, str] = {}
     states: dict[str, State] = {}
-    while missing := needed(command, context, states) - states.keys():
+    while missing := _needed(asked, states) - states.keys():
         likely = states | _states(kept.find(missing))
-        while more := needed(command, context, likely) - likely.keys() - missing:
+        while more := _needed(asked, likely) - likely.keys() - missing:
             missing |= more
             likely |= _states(kept.find(more))
-        loaded, holds = load_folded(ledger, kept, missing, None if folded else context.command_id)
+        loaded, holds = load_folded(
+            ledger, kept, missing, () if folded else [context.command_id for _, context in asked]
+        )
         folded |= loaded
-        known = known or holds
+        known |= holds
         states = _states(folded)
     return folded, known
+
+
+def _needed(asked: Sequence[tuple[Command, Context]], states: Mapping[str, State]) -> set[str]:
+    return {stream for command, context in asked for stream in needed(command, context, states)}
+
+
+def _recognised(ledger: Ledger, command: Command, context: Context, known: Mapping[UUID, str]) -> Outcome | None:
+    """What the command did when it was carried out before."""
+    target = target_of(command)
+    stream = str(target)
+    if known.get(context.command_id) != stream:
+        return None
+    history = ledger.load([stream])[stream]
+    before = _events_of(context.command_id, history)
+    return _outcome(target, history, before, duplicate=True) if before else None
+
+
+def _decided(command: Command, context: Context, folded: Mapping[str, Folded]) -> Append | Outcome:
+    """What the command appends, or its outcome where there is nothing to change. Raises Refused."""
+    states = _states(folded)
+    try:
+        decided = decide(command, Facts(context, states))
+    except Refused as refused:
+        refused.position = max(one.seen.position for one in folded.values())
+        raise
+    if not decided:
+        return Outcome(events=(), duplicate=False, subject=states[str(target_of(command))])
+    return _append(command, context, decided, states)
+
+
+def _done(
+    command: Command, append: Append, appended: Appended, folded: Mapping[str, Folded], kept: KeptStates
+) -> Outcome | None:
+    """The outcome; None where another try of the same command was faster. Raises Conflict."""
+    stream = str(target_of(command))
+    if appended.duplicate:
+        if appended.events[0].stream != stream:
+            raise Conflict("This command id already belongs to another command")
+        return None
+    now = folded[stream].and_then(appended.events)
+    if append.erase:
+        # Or what was kept before the erasure would stand here until the next command.
+        kept.forget([stream])
+    else:
+        kept.keep({stream: now})
+    return Outcome(events=appended.events, duplicate=False, subject=now.state)
 
 
 def _states(folded: Mapping[str, Folded]) -> dict[str, State]:

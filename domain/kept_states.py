@@ -150,13 +150,13 @@ class KeptStates:
 
 
 def load_folded(
-    ledger: Ledger, kept: KeptStates, streams: Collection[str], command_id: UUID | None = None
-) -> tuple[dict[str, Folded], str | None]:
-    """The streams, each folded to its end, and the stream that holds the command; loaded is what came since they were
+    ledger: Ledger, kept: KeptStates, streams: Collection[str], command_ids: Collection[UUID] = ()
+) -> tuple[dict[str, Folded], dict[UUID, str]]:
+    """The streams, each folded to its end, and the streams that hold the commands; loaded is what came since they were
     kept. One round trip, two where a stream is not the one that was kept. Raises LedgerUnavailable."""
     before = kept.find(streams)
     nothing = {s: Folded(state=new(subject_of(s)), seen=UNSEEN) for s in streams if s not in before}
-    since = ledger.load_since({s: one.seen for s, one in sorted({**before, **nothing}.items())}, command_id)
+    since = ledger.load_since({s: one.seen for s, one in sorted({**before, **nothing}.items())}, command_ids)
     later = dict(since.streams)
     if gone := [stream for stream, happened in later.items() if happened is None]:
         kept.forget(gone)
@@ -166,4 +166,4 @@ def load_folded(
         later |= ledger.load_since(dict.fromkeys(sorted(gone), UNSEEN)).streams
     folded = {stream: one.and_then(later[stream] or ()) for stream, one in (before | nothing).items()}
     kept.keep(folded)
-    return folded, since.command
+    return folded, since.commands

@@ -1,8 +1,8 @@
 """The door to the ledger: append, load, read forward. Two stores stand behind it, one contract binds both."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -10,6 +10,9 @@ import msgspec
 from modledger.domain.envelope import NewEvent, Recorded
 from modledger.domain.events import SubjectErased, has_text
 from modledger.domain.personal_text import Standing
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class VersionConflict(Exception):
@@ -104,11 +107,11 @@ UNSEEN = Seen()
 
 class Since(msgspec.Struct, frozen=True, kw_only=True):
     """What came to streams since they were read. None for a stream: it is no longer the one that was read, or its text
-    of then is readable no more; it has to be read from its beginning. ``command``: the stream of the event that bears
-    the command id which was asked for."""
+    of then is readable no more; it has to be read from its beginning. ``commands``: the streams of the events that bear
+    the command ids which were asked for; of those there are."""
 
     streams: dict[str, list[Recorded] | None]
-    command: str | None
+    commands: dict[UUID, str]
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +130,13 @@ class Ledger(Protocol):
         """Appends one command. Commands of several threads that arrive together are committed together, each
         succeeding or failing alone. Durable on return. Raises VersionConflict, and LedgerDamaged where a stream without
         events has a key."""
+        ...
+
+    def append_together(self, appends: Sequence[Append]) -> list[Appended | Exception]:
+        """Appends commands of several callers in order and in one transaction, each succeeding or failing alone: of
+        each what ``append`` answers or would raise; LedgerUnavailable for one that the store did not take for a moment
+        while it took others, which may be told another thing alone. One that read a stream which another before it in
+        the list writes is a VersionConflict, whatever it expects. Durable on return."""
         ...
 
     def append_batch(self, appends: Sequence[Append]) -> None:
@@ -152,8 +162,8 @@ class Ledger(Protocol):
         """The whole of each stream, in order, in one round trip; an empty list for a stream without events."""
         ...
 
-    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
-        """Of each stream what came after what was seen of it, in order, and whether that command is already in the
+    def load_since(self, seen: Mapping[str, Seen], command_ids: Collection[UUID] = ()) -> Since:
+        """Of each stream what came after what was seen of it, in order, and which of the commands are already in the
         ledger; in one round trip, all of one moment. That a stream still goes on from what was seen is checked by the
         last event of it, with position, id and time, and by the key of its text: a ledger that was restored from an
         older dump, or lost its end, is not mistaken for the one that was read."""
@@ -207,3 +217,21 @@ class Ledger(Protocol):
         """The events that were appended under those ids, each command's in order, in one round trip; ids under which
         nothing was appended are left out."""
         ...
+
+
+def tried(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """What ``work`` answers, or the exception that it raises: of several, one is not to stop the others."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        return error
+
+
+def each_tried(works: Iterable[Callable[[], T]]) -> list[T | Exception]:
+    """Of each, one after the other, what it answers or raises; but a ledger that cannot be reached is waited for once,
+    and then none of the rest is begun."""
+    answers: list[T | Exception] = []
+    for work in works:
+        gone = isinstance(answers[-1], LedgerUnavailable) if answers else False
+        answers.append(answers[-1] if gone else tried(work))
+    return answers

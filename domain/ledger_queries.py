@@ -35,7 +35,7 @@ SINCE = """
     union all
     select subject, generation, null, wrapped, null, null from subject_keys where subject = any(%b)
     union all
-    select originator_id, null, null, null, null, null from ledger where command_id = %b
+    select originator_id, null, command_id::text, null, null, null from ledger where command_id = any(%b)
     order by 2
 """
 # ledger_position

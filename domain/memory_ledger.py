@@ -38,6 +38,10 @@ class MemoryRecorder(POPOApplicationRecorder):
                 return Outcome("conflict")
             return self._append(command)
 
+    def append_commands(self, commands: Sequence[StoredCommand]) -> list[Outcome | Exception]:
+        with self._database_lock:
+            return [self.append_command(command) for command in commands]
+
     def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
         with self._database_lock:
             for stream, version in expected.items():
@@ -69,14 +73,14 @@ class MemoryRecorder(POPOApplicationRecorder):
             return [row for stream in dict.fromkeys(streams) for row in self._rows(stream)], self.keys_of(streams)
 
     def rows_since(
-        self, versions: Mapping[str, int], command_id: UUID | None
-    ) -> tuple[list[Row], WrappedKeys, str | None]:
+        self, versions: Mapping[str, int], command_ids: Collection[UUID]
+    ) -> tuple[list[Row], WrappedKeys, dict[UUID, str]]:
         with self._database_lock:
             rows = [
                 row for stream, seen in versions.items() for row in self._rows(stream) if row.originator_version >= seen
             ]
-            first = None if command_id is None else self._first_positions.get(command_id)
-            written = None if first is None else str(self._row(first - 1).originator_id)
+            known = {one: self._first_positions[one] for one in command_ids if one in self._first_positions}
+            written = {one: str(self._row(first - 1).originator_id) for one, first in known.items()}
             return rows, self.keys_of(list(versions)), written
 
     def rows_after(self, position: int, limit: int) -> list[Row]:

@@ -19,7 +19,7 @@ from psycopg_pool import PoolClosed
 from modledger.domain import ledger_queries
 from modledger.domain.append_counts import AppendCounts
 from modledger.domain.group_commit import GroupCommit, NotAnswered
-from modledger.domain.ledger import Append, Appended, LedgerDamaged, LedgerUnavailable, Prepared
+from modledger.domain.ledger import Append, Appended, LedgerDamaged, LedgerUnavailable, Prepared, tried
 from modledger.domain.mapper import Row, StoredCommand
 from modledger.domain.personal_text import MasterKey, WrongMasterKey
 from modledger.domain.recorder_ledger import Outcome, RecorderLedger, StreamHead, WrappedKeys
@@ -29,6 +29,8 @@ Answer = TypeVar("Answer")
 
 # How long an operation goes on trying to reach the server, in seconds.
 PATIENCE = 5.0
+# Between two tries, in seconds; and how long a command of a call that failed is tried alone, for the others to go on.
+PAUSE, ALONE_SECONDS = 0.1, 0.25
 # A batch is one statement and may be large.
 BATCH_SECONDS = 120
 # At most one NOTIFY in this time, in seconds, and one process.
@@ -50,19 +52,46 @@ class LedgerRecorder(PostgresApplicationRecorder):
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:  # noqa: ARG002
         raise TypeError("events enter the ledger through append: they need a command id and expected versions")
 
+    def close(self) -> None:
+        """Lets go of the thread that sends groups; the connections are the factory's."""
+        self._group.close()
+
     def append_command(self, command: StoredCommand) -> Outcome:
         give_up = monotonic() + PATIENCE
         try:
             return self._group.submit(command, PATIENCE)
         except (NotAnswered, psycopg.Error):
             # Whatever befell the group, each of it goes on alone: a command that was committed is recognised by its id.
-            self.counts.sent_alone()
+            return self._append_alone(command, give_up)
+
+    def append_commands(self, commands: Sequence[StoredCommand]) -> Sequence[Outcome | Exception]:
+        give_up = monotonic() + PATIENCE
+
+        def alone(command: StoredCommand) -> Outcome:
+            if monotonic() > give_up:
+                raise LedgerUnavailable("the ledger's database did not answer in time")
+            return self._append_alone(command, monotonic() + ALONE_SECONDS)
+
+        while True:
             try:
-                return self._reach(lambda connection: self._append(connection, [command])[0], give_up)
-            except psycopg.errors.UniqueViolation as error:
-                self._refuse_keys_without_events(command.expected, error)
-                # A key of the subject that we did not know of, as after a restored backup: load again.
-                return Outcome("conflict")
+                return self._once(lambda connection: self._append(connection, commands), give_up)
+            except psycopg.Error:
+                # Whatever befell the call may concern one of them, and the others are not to wait for that one. What
+                # was committed, its answer lost, is recognised by its id.
+                answers = [tried(alone, command) for command in commands]
+            nobody = all(isinstance(answer, LedgerUnavailable) for answer in answers)
+            if not nobody or monotonic() + PAUSE > give_up or self.datastore.pool.closed:
+                return answers
+            self._look_around()
+
+    def _append_alone(self, command: StoredCommand, give_up: float) -> Outcome:
+        self.counts.sent_alone()
+        try:
+            return self._reach(lambda connection: self._append(connection, [command])[0], give_up)
+        except psycopg.errors.UniqueViolation as error:
+            self._refuse_keys_without_events(command.expected, error)
+            # A key of the subject that we did not know of, as after a restored backup: load again.
+            return Outcome("conflict")
 
     def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
         return self.ready_to_append(commands, expected)()
@@ -130,12 +159,12 @@ class LedgerRecorder(PostgresApplicationRecorder):
         return _rows_and_keys(self._rows(ledger_queries.STREAMS, *[texts(streams)] * 2))
 
     def rows_since(
-        self, versions: Mapping[str, int], command_id: UUID | None
-    ) -> tuple[list[Row], WrappedKeys, str | None]:
-        streams = texts(list(versions))
-        found = self._rows(ledger_queries.SINCE, streams, bigints(list(versions.values())), streams, command_id)
+        self, versions: Mapping[str, int], command_ids: Collection[UUID]
+    ) -> tuple[list[Row], WrappedKeys, dict[UUID, str]]:
+        streams, seen = texts(list(versions)), bigints(list(versions.values()))
+        found = self._rows(ledger_queries.SINCE, streams, seen, streams, uuids(list(command_ids)))
         rows, keys = _rows_and_keys([row for row in found if row[1] is not None])
-        return rows, keys, next((row[0] for row in found if row[1] is None), None)
+        return rows, keys, {UUID(row[2]): row[0] for row in found if row[1] is None}
 
     def rows_after(self, position: int, limit: int) -> list[Row]:
         return [Row(*row) for row in self._rows(ledger_queries.AFTER, position, limit)]
@@ -205,24 +234,24 @@ class LedgerRecorder(PostgresApplicationRecorder):
         keys = list(chain.from_iterable(command.keys for command in commands))
         erased = list(chain.from_iterable(command.erased for command in commands))
         arguments = [
-            [command.command_id for command in commands],
+            uuids([command.command_id for command in commands]),
             [len(command.events) for command in commands],
-            [event.originator_id for event in events],
-            [event.originator_version for event in events],
-            [event.topic for event in events],
-            [event.state for event in events],
-            list(chain.from_iterable(command.actors for command in commands)),
-            list(chain.from_iterable(command.vias for command in commands)),
+            texts([str(event.originator_id) for event in events]),
+            bigints([event.originator_version for event in events]),
+            texts([event.topic for event in events]),
+            byteas([event.state for event in events]),
+            texts(list(chain.from_iterable(command.actors for command in commands))),
+            texts(list(chain.from_iterable(command.vias for command in commands))),
             [len(command.expected) for command in commands],
-            list(chain.from_iterable(command.expected for command in commands)),
-            list(chain.from_iterable(command.expected.values() for command in commands)),
+            texts(list(chain.from_iterable(command.expected for command in commands))),
+            bigints(list(chain.from_iterable(command.expected.values() for command in commands))),
             [len(command.keys) for command in commands],
-            [key.subject for key in keys],
-            [key.generation for key in keys],
-            [key.wrapped for key in keys],
+            texts([key.subject for key in keys]),
+            bigints([key.generation for key in keys]),
+            byteas([key.wrapped for key in keys]),
             [len(command.erased) for command in commands],
-            [stream for stream, _ in erased],
-            [generation for _, generation in erased],
+            texts([stream for stream, _ in erased]),
+            bigints([generation for _, generation in erased]),
         ]
         with connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(ledger_queries.APPEND, arguments, prepare=True)
@@ -240,25 +269,30 @@ class LedgerRecorder(PostgresApplicationRecorder):
     def _reach(self, work: Callable[[psycopg.Connection[Any]], Answer], give_up: float) -> Answer:
         """Does the work on a connection, again on another one while it fails for want of the server. It replaces the
         library's own retries, which would go on for ten times the time that a connection is waited for."""
-        pool = self.datastore.pool
         while True:
             try:
-                with pool.connection(timeout=max(0.001, give_up - monotonic())) as connection:
-                    try:
-                        return work(connection)
-                    except psycopg.errors.ReadOnlySqlTransaction:
-                        # The primary became a standby under us: the next connection may find the new one.
-                        connection.close()
-                        raise
+                return self._once(work, give_up)
             except PoolClosed as error:
                 raise LedgerUnavailable("the ledger is closed") from error
             except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction) as error:
-                if monotonic() + 0.1 > give_up:
+                if monotonic() + PAUSE > give_up:
                     raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
-                self.counts.reconnected()
-                # One connection found dead means that its idle neighbours are dead as well.
-                pool.check()
-                sleep(0.1)
+                self._look_around()
+
+    def _once(self, work: Callable[[psycopg.Connection[Any]], Answer], give_up: float) -> Answer:
+        with self.datastore.pool.connection(timeout=max(0.001, give_up - monotonic())) as connection:
+            try:
+                return work(connection)
+            except psycopg.errors.ReadOnlySqlTransaction:
+                # The primary became a standby under us: the next connection may find the new one.
+                connection.close()
+                raise
+
+    def _look_around(self) -> None:
+        self.counts.reconnected()
+        # One connection found dead means that its idle neighbours are dead as well.
+        self.datastore.pool.check()
+        sleep(PAUSE)
 
 
 def _rows_and_keys(found: Sequence[TupleRow]) -> tuple[list[Row], WrappedKeys]:
@@ -335,6 +369,7 @@ class PostgresLedger(RecorderLedger):
             self._appended.set()
             if self._announcer.is_alive():
                 self._announcer.join(PATIENCE)
+            self.recorder.close()
             self.factory.close()
 
     def append(self, append: Append) -> Appended:
@@ -342,6 +377,12 @@ class PostgresLedger(RecorderLedger):
         appended = super().append(append)
         self._to_announce()
         return appended
+
+    def append_together(self, appends: Sequence[Append]) -> list[Appended | Exception]:
+        """See ``Ledger.append_together``; ValueError for an append against its rules."""
+        answers = super().append_together(appends)
+        self._to_announce()
+        return answers
 
     def append_prepared(self, prepared: Prepared) -> None:
         """See ``Ledger.append_prepared``."""

@@ -13,7 +13,7 @@ from eventsourcing.utils import Environment, EnvType
 
 from modledger.domain.envelope import Recorded
 from modledger.domain.events import has_text
-from modledger.domain.ledger import Append, Appended, Histories, Passage, Prepared, Seen, Since, VersionConflict
+from modledger.domain.ledger import Append, Appended, Histories, Passage, Prepared, Seen, Since, VersionConflict, tried
 from modledger.domain.mapper import (
     EventMapper,
     Row,
@@ -50,6 +50,10 @@ class CommandRecorder(Protocol):
 
     def append_command(self, command: StoredCommand) -> Outcome: ...
 
+    def append_commands(self, commands: Sequence[StoredCommand]) -> Sequence[Outcome | Exception]:
+        """In order and in one transaction; of each what ``append_command`` answers or would raise."""
+        ...
+
     def append_all(self, commands: Sequence[StoredCommand], expected: Mapping[str, int]) -> str | None:
         """All or none. Answers what stood in the way, None when all were appended. Without commands it only looks
         whether the streams are where they are expected."""
@@ -68,10 +72,10 @@ class CommandRecorder(Protocol):
         ...
 
     def rows_since(
-        self, versions: Mapping[str, int], command_id: UUID | None
-    ) -> tuple[list[Row], WrappedKeys, str | None]:
-        """Rows of the streams from these versions on, ordered by version, the keys, and the stream of the event that
-        bears the command id, all of one moment."""
+        self, versions: Mapping[str, int], command_ids: Collection[UUID]
+    ) -> tuple[list[Row], WrappedKeys, dict[UUID, str]]:
+        """Rows of the streams from these versions on, ordered by version, the keys, and the streams of the events that
+        bear the command ids, all of one moment."""
         ...
 
     def rows_after(self, position: int, limit: int) -> list[Row]: ...
@@ -137,10 +141,35 @@ class RecorderLedger(Application[str]):
 
     def append(self, append: Append) -> Appended:
         """See ``Ledger.append``; ValueError for an append against its rules."""
-        command = self._events.to_stored_command(
-            append, self._standings_for([append], append.expected, {}), self._master
-        )
-        outcome = self.recorder.append_command(command)
+        command = self._stored(append)
+        return self._answered(append, command, self.recorder.append_command(command))
+
+    def append_together(self, appends: Sequence[Append]) -> list[Appended | Exception]:
+        """See ``Ledger.append_together``; ValueError for an append against its rules."""
+        stored: list[StoredCommand | Exception] = []
+        written: set[str] = set()
+        for append in appends:
+            if written.isdisjoint(append.expected):
+                stored.append(tried(self._stored, append))
+                written.update(new.stream for new in append.events)
+            else:
+                # Also because nobody knows yet which key its text would be under.
+                stored.append(VersionConflict("a stream moves on within the call"))
+        commands = [command for command in stored if isinstance(command, StoredCommand)]
+        outcomes = iter(self.recorder.append_commands(commands) if commands else ())
+        return [
+            command if isinstance(command, Exception) else self._told(append, command, next(outcomes))
+            for append, command in zip(appends, stored, strict=True)
+        ]
+
+    def _stored(self, append: Append) -> StoredCommand:
+        standings = self._standings_for([append], append.expected, {})
+        return self._events.to_stored_command(append, standings, self._master)
+
+    def _told(self, append: Append, command: StoredCommand, outcome: Outcome | Exception) -> Appended | Exception:
+        return outcome if isinstance(outcome, Exception) else tried(self._answered, append, command, outcome)
+
+    def _answered(self, append: Append, command: StoredCommand, outcome: Outcome) -> Appended:
         if outcome.kind == "conflict":
             self._standings.forget(append.expected)
             raise VersionConflict(
@@ -213,9 +242,9 @@ class RecorderLedger(Application[str]):
         )
         return loaded
 
-    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
+    def load_since(self, seen: Mapping[str, Seen], command_ids: Collection[UUID] = ()) -> Since:
         """See ``Ledger.load_since``; raises as ``read``."""
-        rows, wrapped, command = self.recorder.rows_since({s: one.version for s, one in seen.items()}, command_id)
+        rows, wrapped, commands = self.recorder.rows_since({s: one.version for s, one in seen.items()}, command_ids)
         keys = self._open(wrapped)
         rows_of: dict[str, list[Row]] = {stream: [] for stream in seen}
         for row in rows:
@@ -234,7 +263,7 @@ class RecorderLedger(Application[str]):
             if now.version:
                 standings[stream] = Standing(now.version, now.generation, key)
         self._standings.learn(standings)
-        return Since(streams=streams, command=command)
+        return Since(streams=streams, commands=commands)
 
     def read(self, after: int, limit: int) -> list[Recorded]:
         """See ``Ledger.read``. Raises UnreadableEvent, with its position, for one that cannot be

@@ -24,7 +24,7 @@ Kind = Literal["read", "command"]
 
 # Apart, so that no flood of reads keeps a command out. Of each kind as many as are answered within the second after
 # which the refused come again, where a few hundred are answered in it (docs/reliability.md has figures); and more
-# would make nothing faster: of commands as many wait as threads are at work (app.py), one commit takes them all.
+# would make nothing faster: of commands so many go into one group (command_groups.py).
 LIMITS: Mapping[Kind, int] = {"read": 256, "command": 128}
 # For how long a refusal is kept back, in seconds. Clients that come again without waiting as it says would otherwise
 # cost the process more than those that it serves; so each connection costs two refusals a second at most. Only where

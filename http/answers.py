@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -11,7 +11,7 @@ from litestar import Response
 
 from modledger.domain.commands import Command, Context
 from modledger.domain.envelope import Actor
-from modledger.domain.execute import Outcome, execute
+from modledger.domain.execute import Outcome
 from modledger.http import freshness
 from modledger.http.endpoints import AnyRequest
 from modledger.http.errors import JSON, error_body, problem_of
@@ -22,6 +22,7 @@ from modledger.http.parameters import listed_header, one_header, read_body
 from modledger.http.services import Services, services
 from modledger.http.sessions import Viewer
 
+T = TypeVar("T")
 Made = tuple[object, int | None]
 
 
@@ -89,52 +90,49 @@ def context_of(request: AnyRequest, actor: Actor, command_id: UUID, if_match: in
 
 
 async def carry_out(
-    request: AnyRequest, command: Callable[[], Command], view: Callable[[Outcome], Made]
+    request: AnyRequest, command: Command | Callable[[], Command], view: Callable[[Outcome], Made]
 ) -> Response[Any]:
-    """Executes a command of the session's user, or of the bot, in a thread and answers what ``view`` makes of its
-    outcome: the body, and the version for its ETag. ``command`` is made there too, so it may ask the ledger."""
-    has = services(request)
-    execute_command = _executor(request)
+    """Executes a command of the session's user, or of the bot, and answers what ``view`` makes of its outcome: the
+    body, and the version for its ETag. A ``command`` that has yet to be made may ask the ledger for it."""
+    executing = _executor(request)
 
-    def act(command_id: UUID) -> Answer:
-        outcome = execute_command(command(), command_id)
-        return _done(has, outcome, *view(outcome))
+    async def act(command_id: UUID) -> Answer:
+        made = command if isinstance(command, Command) else await to_thread.run_sync(command)
+        outcome, (body, version) = await executing(made, command_id, lambda outcome: (outcome, view(outcome)))
+        return await _done(services(request), outcome, body, version)
 
-    return await answer_once(request, str(actor_of(request)), lambda command_id: to_thread.run_sync(act, command_id))
+    return await answer_once(request, str(actor_of(request)), act)
 
 
 async def carry_out_then(
     request: AnyRequest, command: Command, view: Callable[[Outcome], Awaitable[Made]]
 ) -> Response[Any]:
     """As ``carry_out``, for a ``view`` that has more to read or to do than the ledger knows of."""
-    has = services(request)
-    execute_command = _executor(request)
+    executing = _executor(request)
 
     async def act(command_id: UUID) -> Answer:
-        outcome = await to_thread.run_sync(execute_command, command, command_id)
-        made, version = await view(outcome)
-        return await to_thread.run_sync(_done, has, outcome, made, version)
+        outcome = await executing(command, command_id, lambda outcome: outcome)
+        return await _done(services(request), outcome, *await view(outcome))
 
     return await answer_once(request, str(actor_of(request)), act)
 
 
-def _executor(request: AnyRequest) -> Callable[[Command, UUID], Outcome]:
+def _executor(request: AnyRequest) -> Callable[[Command, UUID, Callable[[Outcome], T]], Awaitable[T]]:
     if_match = listed_header(request, "If-Match")
     # Now, so that a mistake in writing is not kept under the request's Idempotency-Key.
     require_tags("If-Match", if_match)
 
-    def execute_command(command: Command, command_id: UUID) -> Outcome:
+    def executing(command: Command, command_id: UUID, then: Callable[[Outcome], T]) -> Awaitable[T]:
         context = context_of(request, actor_of(request), command_id, expected_version(if_match))
-        has = services(request)
-        return execute(has.ledger, command, context, has.states)
+        return services(request).commands.execute(command, context, then)
 
-    return execute_command
+    return executing
 
 
-def _done(has: Services, outcome: Outcome, made: object, version: int | None) -> Answer:
+async def _done(has: Services, outcome: Outcome, made: object, version: int | None) -> Answer:
     body = msgspec.json.encode(made)
     # Nothing to change: then what the answer says is contained in all there is.
-    headers = {freshness.HEADER: str(outcome.position or has.ledger.head())}
+    headers = {freshness.HEADER: str(outcome.position or await to_thread.run_sync(has.ledger.head))}
     if version is not None:
         headers["ETag"] = etag(version, body)
     return Answer(status=200, body=body, headers=headers)

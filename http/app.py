@@ -46,6 +46,7 @@ from modledger.http import (
     users_me,
 )
 from modledger.http.admission import Admission, admitted
+from modledger.http.command_groups import CommandGroups
 from modledger.http.edge import named_and_logged, refused_preflights_as_errors
 from modledger.http.endpoints import allowed_origins
 from modledger.http.errors import BATCH_HEADER, BODY_LIMIT, answer_error
@@ -65,8 +66,8 @@ DESK_CONNECTIONS = 2
 PROBE_CONNECTIONS = 2
 # Whatever a read is made to say, it writes nothing; a login that may write nothing stands behind it (docs/security.md).
 READ_ONLY = "set default_transaction_read_only = on"
-# Commands wait for the ledger's next group commit in threads; the more that wait together, the more share one commit.
-COMMAND_THREADS = 64
+# Groups of commands that take long (command_groups.py), and reads of the ledger.
+THREADS = 64
 # How often folded states are looked at for those that nobody used, in seconds.
 FORGET_SECONDS = 60
 
@@ -181,7 +182,7 @@ def furnish(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = COMMAND_THREADS
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         ledger = await to_thread.run_sync(
             lambda: PostgresLedger(conninfo, master_key, connections=settings.write_connections)
         )
@@ -198,7 +199,7 @@ def furnish(
             clock=clock,
             started_at=clock(),
             ledger=ledger,
-            states=states,
+            commands=CommandGroups(ledger, states),
             reader=reader,
             desk=desk,
             probes=probes,

@@ -1,6 +1,7 @@
 """Logging in and out (api.md §4): request a code, let the bot fetch it, verify it, log out."""
 
 from datetime import datetime
+from operator import attrgetter
 from typing import Annotated
 from uuid import UUID, uuid5
 
@@ -13,7 +14,6 @@ from msgspec import Meta
 
 from modledger.domain import commands
 from modledger.domain.envelope import Actor
-from modledger.domain.execute import Outcome, execute
 from modledger.domain.refusals import Conflict, NotFound
 from modledger.http import freshness, logins
 from modledger.http.answers import answer_once, context_of
@@ -122,25 +122,24 @@ async def fetch_login_code(request: AnyRequest, data: JSONBody[SyncBody]) -> Res
     actor = Actor("bot", caller.bot_id)
     user_id = int(data.discord_id)
 
-    def sync(command_id: UUID) -> Outcome:
+    async def sync(command_id: UUID) -> int:
         context = context_of(request, actor, command_id)
         update = commands.UpdateUser(user_id=user_id, username=data.username, avatar_url=data.avatar_url)
         try:
-            return execute(has.ledger, update, context, has.states)
+            return await has.commands.execute(update, context, attrgetter("position"))
         except NotFound:
             if data.username is None:
                 raise bad("username is required for a user who is not registered") from None
         register = commands.RegisterUser(user_id=user_id, username=data.username, avatar_url=data.avatar_url)
         try:
             again = context_of(request, actor, uuid5(command_id, "register"))
-            return execute(has.ledger, register, again, has.states)
+            return await has.commands.execute(register, again, attrgetter("position"))
         except Conflict:
             # Another bot was faster.
-            return execute(has.ledger, update, context, has.states)
+            return await has.commands.execute(update, context, attrgetter("position"))
 
     async def run(command_id: UUID) -> Answer:
-        outcome = await to_thread.run_sync(sync, command_id)
-        position = outcome.position or await to_thread.run_sync(has.ledger.head)
+        position = await sync(command_id) or await to_thread.run_sync(has.ledger.head)
         code = await pending_code(has.desk, has.sealing, user_id, has.clock())
         return Answer(
             status=200,

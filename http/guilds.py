@@ -333,7 +333,7 @@ async def update_guild(request: AnyRequest, guild_id: GuildId, data: JSONBody[Up
     def made(outcome: Outcome) -> Made:
         return MessageView(message=f"Guild {guild_id} updated"), outcome.subject.version
 
-    return await carry_out(request, lambda: update, made)
+    return await carry_out(request, update, made)
 
 
 HANDLERS = [get_guild, search_guilds, update_guild]

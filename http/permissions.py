@@ -64,7 +64,7 @@ async def change_permission(
     request: AnyRequest, user_id: UserId, data: JSONBody[PermissionBody]
 ) -> Response[PermissionChangeView]:
     change = commands.ChangePermission(user_id=user_id, level=data.permission_level, reason=data.reason)
-    return await carry_out(request, lambda: change, _changed)
+    return await carry_out(request, change, _changed)
 
 
 HANDLERS = [change_permission]

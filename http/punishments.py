@@ -164,7 +164,7 @@ def ban(target: Subject, data: BanBody) -> commands.IssueBan:
 
 
 async def _issue(request: AnyRequest, issue: Command) -> Response[Any]:
-    return await carry_out(request, lambda: issue, issued)
+    return await carry_out(request, issue, issued)
 
 
 @command(

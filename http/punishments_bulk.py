@@ -21,7 +21,7 @@ from modledger.domain import commands
 from modledger.domain.commands import Command
 from modledger.domain.envelope import Recorded, Subject, subject_of
 from modledger.domain.events import Issued
-from modledger.domain.execute import Outcome, execute
+from modledger.domain.execute import Outcome
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.subjects import MODERATOR
 from modledger.http import freshness
@@ -210,6 +210,10 @@ def _lift(index: int, event: Recorded, reason: str) -> _Step:
     return _Step(index, target, lift, changed)
 
 
+def _seen(step: _Step) -> Callable[[Outcome], tuple[Any, int]]:
+    return lambda outcome: (step.view(outcome)[0], outcome.position)
+
+
 async def _named(request: AnyRequest, run: Callable[[UUID], Awaitable[Answer]]) -> Response[Any]:
     """The answer of ``run``; where it fails in the middle its batch is named in the header, since nobody could look up
     otherwise what had been done before."""
@@ -237,13 +241,13 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
         if isinstance(step, _Step):
             of_target.setdefault(step.target, []).append(step)
 
-    def act(steps: list[_Step]) -> list[tuple[BulkResultView, int]]:
+    async def act(steps: list[_Step]) -> list[tuple[BulkResultView, int]]:
         done = []
         for step in steps:
             context = context_of(request, actor, command_id(batch_id, step.index))
             caused = msgspec.structs.replace(context, causation_id=batch_id)
             try:
-                outcome = execute(has.ledger, step.command, caused, has.states)
+                made, position = await has.commands.execute(step.command, caused, _seen(step))
             except Exception as error:
                 problem = problem_of(error)
                 if problem is None:
@@ -256,9 +260,8 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
                     raise
                 done.append((_refused(step.index, problem), int(problem.headers.get(freshness.HEADER, 0))))
                 continue
-            made: Any = step.view(outcome)[0]
             result = BulkResultView(index=step.index, status=200, punishment=made, error=None)
-            done.append((result, outcome.position))
+            done.append((result, position))
         return done
 
     turn = asyncio.Semaphore(SIDE_BY_SIDE)
@@ -271,7 +274,7 @@ async def _carry_out(request: AnyRequest, batch_id: UUID, planned: Sequence[_Ste
             if gone:
                 return []
             try:
-                return await to_thread.run_sync(act, steps)
+                return await act(steps)
             except LedgerUnavailable:
                 gone = True
                 raise

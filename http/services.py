@@ -8,9 +8,9 @@ from typing import Any
 from litestar import Request
 from maxminddb import Reader as GeoIP
 
-from modledger.domain.kept_states import KeptStates
 from modledger.domain.ledger import Ledger
 from modledger.domain.settings import Settings
+from modledger.http.command_groups import CommandGroups
 from modledger.http.idempotency import Keys
 from modledger.http.rate_limits import Kind, Limit, RateLimiter
 from modledger.http.reader import Coalesced, Reader
@@ -29,8 +29,7 @@ class Services:
     clock: Callable[[], datetime]
     started_at: datetime
     ledger: Ledger
-    # What commands have folded of the ledger's streams.
-    states: KeptStates
+    commands: CommandGroups
     reader: Reader
     desk: Reader
     # Of the probes alone, and what they answer.

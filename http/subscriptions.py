@@ -50,7 +50,7 @@ async def _act(request: AnyRequest, act: Command, message: str) -> Response[Any]
         assert isinstance(outcome.subject, Account)
         return MessageView(message=message), outcome.subject.version
 
-    return await carry_out(request, lambda: act, view)
+    return await carry_out(request, act, view)
 
 
 def _grant(target: Subject, data: GrantBody) -> commands.GrantSubscription:

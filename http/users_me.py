@@ -160,7 +160,7 @@ async def change_own_prefix(request: AnyRequest, data: JSONBody[PrefixBody]) -> 
         seen = profile.Found(viewer.user_id, outcome.position or 0, row, viewer.found.last_activity_at)
         return user_view(seen, now), outcome.subject.version
 
-    return await carry_out(request, lambda: change, view)
+    return await carry_out(request, change, view)
 
 
 HANDLERS = [get_own_user, get_own_subscription, list_own_punishments, change_own_prefix]

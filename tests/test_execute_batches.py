@@ -1,6 +1,6 @@
 """Batches that are decided while the one before is under way come to what they would have come to one by one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from random import Random
 from threading import Event as Signal
@@ -41,9 +41,9 @@ class WatchedLedger(MemoryLedger):
         self.meanwhile: dict[int, Meanwhile] = {}
         self.sent = 0
 
-    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
+    def load_since(self, seen: Mapping[str, Seen], command_ids: Collection[UUID] = ()) -> Since:
         self.loaded.extend(seen)
-        return super().load_since(seen, command_id)
+        return super().load_since(seen, command_ids)
 
     def known_commands(self, command_ids: Sequence[UUID]) -> set[UUID]:
         for command_id in command_ids:

@@ -2,7 +2,7 @@
 erasure."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import datetime, timedelta
@@ -75,8 +75,8 @@ class WatchedLedger(MemoryLedger):
         self.whole += streams
         return super().load(streams)
 
-    def load_since(self, seen: Mapping[str, Seen], command_id: UUID | None = None) -> Since:
-        since = super().load_since(seen, command_id)
+    def load_since(self, seen: Mapping[str, Seen], command_ids: Collection[UUID] = ()) -> Since:
+        since = super().load_since(seen, command_ids)
         self.loads.append({s: None if events is None else len(events) for s, events in since.streams.items()})
         return since
 

@@ -62,12 +62,15 @@ def test_a_command_is_recognised_whether_or_not_its_event_is_among_those_asked_f
     store.append(command(event("user:2", 1), command_id=other))
     read = seen(store, "user:1")
 
-    def recognised(command_id: UUID | None) -> str | None:
-        found = store.load_since({"user:1": read}, command_id)
+    def recognised(*command_ids: UUID) -> dict[UUID, str]:
+        found = store.load_since({"user:1": read}, command_ids)
         assert found.streams == {"user:1": []}
-        return found.command
+        return found.commands
 
-    assert [recognised(one) for one in (mine, other, nobody, None)] == ["user:1", "user:2", None, None]
+    alone = [recognised(one) for one in (mine, other, nobody)]
+    assert alone == [{mine: "user:1"}, {other: "user:2"}, {}]
+    assert recognised(nobody, other, mine) == {mine: "user:1", other: "user:2"}
+    assert recognised() == {}
 
 
 def test_a_stream_without_text_goes_on_when_its_first_text_came(store: RecorderLedger) -> None:
@@ -163,7 +166,7 @@ def test_what_came_since_is_found_by_the_indexes_that_the_statement_names(
         connection.execute("analyze subject_keys")
         connection.execute("set plan_cache_mode = force_generic_plan")
         cursor = connection.cursor(binary=True)
-        asked = [names, [3000, 0, 2], names, stored[0].command_id]
+        asked = [names, [3000, 0, 2], names, [stored[0].command_id, stored[1].command_id]]
         plan = "\n".join(row[0] for row in cursor.execute(f"explain {SINCE}".encode(), asked).fetchall())
     assert "Seq Scan" not in plan
     assert all(index in plan for index in ("ledger_pkey", "ledger_command", "subject_keys_pkey"))
