@@ -245,9 +245,9 @@ async def checked_body(request: Request[Any, Any, Any]) -> dict[str, Any]:
     try:
         return {BODY: msgspec.json.decode(raw, type=handler.parsed_fn_signature.parameters[BODY].annotation)}
     except msgspec.ValidationError as error:
-        # Only reached by what the rules let pass.
-        field = re.search(r"`\$\.(\w+)", str(error))
-        raise bad("Bad request" if field is None else f"{field[1]} is not valid") from None
+        # Only reached by what the rules let pass. It says where at its end: at `$.field`.
+        _, at, field = str(error).rpartition("`$.")
+        raise bad(f"{field.rstrip('`')} is not valid" if at else "Bad request") from None
 
 
 def arguments(request: Request[Any, Any, Any]) -> dict[str, Any]:
