@@ -13,6 +13,8 @@ from http.cookiejar import MozillaCookieJar
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.forked import modledger
+
 PATIENCE_SECONDS = 90
 
 
@@ -91,8 +93,8 @@ class Product:
 
     def key(self, *kind: str) -> str:
         """A new key, made as README says: of the kind public, or bot with an id."""
-        command = [sys.executable, "-m", "modledger.workers", "key", *kind]
-        made = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=True)
+        made = modledger(["key", *kind], self.environment())
+        assert made.returncode == 0, made
         return made.stdout.strip()
 
     def cookie(self, role: str) -> str:
@@ -100,6 +102,14 @@ class Product:
         jar.load()
         token = next(cookie.value for cookie in jar if cookie.domain == "127.0.0.1")
         return f"hsession={token}"
+
+
+def make_product(folder: Path) -> None:
+    """Makes a data folder, for copies of it to be started: ``up`` has been there and has loaded the demo."""
+    product = Product(folder)
+    product.start()
+    assert product.stop() == 0, product.said()
+    product.output.unlink()
 
 
 def free_port() -> int:

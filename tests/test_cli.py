@@ -19,6 +19,7 @@ from modledger.domain.events import PermissionChanged
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.workers.cli import cli
 from modledger.workers.migrate import migrations
+from tests import forked
 from tests.databases import MASTER_KEY
 from tests.product import free_port
 
@@ -26,6 +27,12 @@ USER = 123456789012345678
 
 
 def modledger(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
+    return forked.modledger(arguments, {**environment, **settings})
+
+
+def from_nothing(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The same in an interpreter that has imported nothing yet."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODLEDGER_")}
     return subprocess.run(
         [sys.executable, "-m", "modledger.workers", *arguments],
@@ -60,9 +67,9 @@ def refused_at_once(arguments: Sequence[str], *words: str) -> None:
 
 
 def test_migrate_brings_an_empty_database_up_to_date_and_does_nothing_the_second_time(empty_database: str) -> None:
-    first = modledger("migrate", **on(empty_database))
+    first = from_nothing("migrate", **on(empty_database))
     assert (first.returncode, first.stdout.startswith("applied 0001_ledger")) == (0, True)
-    second = modledger("migrate", **on(empty_database))
+    second = from_nothing("migrate", **on(empty_database))
     assert (second.returncode, second.stdout) == (0, "nothing to apply\n")
 
 
@@ -75,7 +82,7 @@ def test_the_first_owner_is_made_by_the_operator_and_recorded_as_such(database: 
 
 def test_making_an_owner_of_an_owner_is_refused(database: str) -> None:
     modledger("owner", str(USER), **on(database))
-    refused(modledger("owner", str(USER), **on(database)), 1, f"User {USER} already has level 3")
+    refused(from_nothing("owner", str(USER), **on(database)), 1, f"User {USER} already has level 3")
 
 
 @pytest.mark.parametrize("discord_id", ["0", "-1", str(2**63), "abc"])
@@ -126,7 +133,7 @@ def test_an_import_that_skipped_something_ends_with_status_3(database: str, tmp_
     file.write_text(json.dumps(good) + "\n")
     assert modledger("import", str(file), **on(database)).returncode == 0
     file.write_text(json.dumps(good) + "\nnot json\n")
-    refused(modledger("import", str(file), **on(database)), 3, "2")
+    refused(from_nothing("import", str(file), **on(database)), 3, "2")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +210,7 @@ def test_a_lost_master_key_file_is_not_replaced_by_a_new_key(
     database: str, ledger: PostgresLedger, tmp_path: Path
 ) -> None:
     assert ledger.head() == 0
-    done = modledger("work", MODLEDGER_DATABASE_URL=database, MODLEDGER_DATA_DIR=str(tmp_path))
+    done = from_nothing("work", MODLEDGER_DATABASE_URL=database, MODLEDGER_DATA_DIR=str(tmp_path))
     refused(done, 2, "master.key does not exist")
     assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +226,7 @@ def test_without_the_master_key_the_ledger_can_still_be_proved_and_copied(
 
 
 def test_a_server_that_is_not_there_is_one_clear_line() -> None:
-    refused(modledger("migrate", MODLEDGER_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none"), 1, "127.0.0.1")
+    refused(from_nothing("migrate", MODLEDGER_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none"), 1, "127.0.0.1")
 
 
 def test_it_works_with_all_standard_streams_closed(empty_database: str) -> None:

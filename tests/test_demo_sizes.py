@@ -34,6 +34,7 @@ from modledger.workers.demo_load import Interrupted, Loaded, load
 from modledger.workers.demo_staff import END, START
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
+from tests.forked import modledger
 from tests.postgres_server import create_database, drop_database
 from tests.test_demo_rules import assert_no_spans_overlap, judged_by_rank
 
@@ -324,18 +325,8 @@ def _alive_in_group(group: int) -> bool:
 
 
 def run(database: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modledger.workers", *arguments],
-        env={
-            **os.environ,
-            "MODLEDGER_DATABASE_URL": database,
-            "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    on = {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode()}
+    return modledger(arguments, {**os.environ, **on})
 
 
 def test_the_command_loads_once_and_refuses_a_second_time(database: str) -> None:

@@ -1,8 +1,6 @@
 """``modledger dump`` and ``restore``: the same ledger in another installation, or nothing at all (docs/move.md)."""
 
 import io
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from modledger.workers import dump_file
 from modledger.workers.dump import dump, restore
 from modledger.workers.runner import catch_up
 from modledger.workers.sealer import seal
+from tests import forked
 from tests.databases import MASTER_KEY
 from tests.postgres_server import create_database, drop_database
 from tests.test_cli import modledger, on, refused
@@ -286,13 +285,8 @@ def test_an_installation_that_has_not_begun_has_nothing_to_dump(database: str, t
 # -- killed in the middle
 
 
-def start(*arguments: str, conninfo: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "modledger.workers", *arguments],
-        env=on(conninfo),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def start(*arguments: str, conninfo: str) -> forked.Forked:
+    return forked.start(["-m", "modledger.workers", *arguments], on(conninfo))
 
 
 def until_waiting(conninfo: str, name: str) -> None:

@@ -1,7 +1,5 @@
 """The logins of the embedded PostgreSQL: made at the start, also where an earlier version had one for everything."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +17,9 @@ from modledger.workers.migrate import migrate, require_migrated
 from modledger.workers.postgres import EmbeddedPostgres
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
-from tests.postgres_processes import copy_cluster, server_for_tests
-from tests.postgres_server import fast_folder
+from tests.forked import modledger
+from tests.made_once import copy_folder, fast_folder
+from tests.postgres_processes import server_for_tests
 from tests.product import Product
 
 # What the superuser still has of the program's; the public schema goes by the database's owner.
@@ -77,7 +76,7 @@ def test_an_installation_of_one_role_is_brought_along_with_all_that_is_in_it(
     cluster_place: Path, stopped_cluster: Path
 ) -> None:
     settings = Settings(data_dir=cluster_place)
-    server = EmbeddedPostgres(copy_cluster(stopped_cluster, cluster_place / "postgres"))
+    server = EmbeddedPostgres(copy_folder(stopped_cluster, cluster_place / "postgres"))
     superuser = server.attach()
     migrate(superuser)
     PostgresLedger(superuser, MASTER_KEY).close()
@@ -127,13 +126,7 @@ def test_what_serves_and_works_is_the_app_or_the_reader(product: Product) -> Non
 
 def test_every_command_has_the_rights_that_it_needs_and_nothing_is_refused(product: Product) -> None:
     for command in COMMANDS:
-        done = subprocess.run(
-            [sys.executable, "-m", "modledger.workers", *command.format(folder=product.data_dir).split()],
-            env=product.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = modledger(command.format(folder=product.data_dir).split(), product.environment())
         assert done.returncode == 0, (command, done.stderr)
     log = (product.data_dir / "postgres" / "postgres.log").read_text()
     assert "permission denied" not in log + product.said()

@@ -1,8 +1,6 @@
 """Where log-ins came from, out of a MaxMind DB that an operator brings (MODLEDGER_GEOIP_DATABASE)."""
 
-import sys
 from pathlib import Path
-from subprocess import run
 from typing import Any
 
 import msgspec
@@ -11,6 +9,7 @@ import pytest
 from modledger.domain.settings import SettingsError
 from modledger.http.geoip import open_geoip
 from modledger.http.sessions import open_session
+from tests.forked import modledger
 from tests.geoip_database import write_database
 from tests.http_client import SETTINGS, USER, World, started
 from tests.product import free_port
@@ -103,14 +102,7 @@ def test_nothing_starts_with_a_database_that_is_none(tmp_path: Path, command: st
         "MODLEDGER_DATABASE_URL": database,
         "MODLEDGER_PORT": str(free_port()),
     }
-    ended = run(
-        [sys.executable, "-m", "modledger.workers", command],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = modledger([command], environment)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert ended.stderr.startswith("modledger: MODLEDGER_GEOIP_DATABASE: ")
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.subjects import User
 from modledger.workers.importer import import_file, render
 from tests.databases import MASTER_KEY
+from tests.forked import modledger, start
 from tests.import_scenario import NOW, ban, brought, day, live, state_of, take
 from tests.postgres_server import create_database, drop_database
 
@@ -204,11 +204,11 @@ def test_an_import_killed_or_told_to_stop_again_and_again_ends_as_one_clean_run(
     write(file, records(6_000, NOW))
     clean = import_file(second_ledger, file, now=NOW)
     for least in (1, 2_500, 5_000):
-        process = subprocess.Popen([sys.executable, "-c", IMPORT, database, str(file), NOW.isoformat()])
+        process = start(["-c", IMPORT, database, str(file), NOW.isoformat()])
         while ledger.head() < least:
             assert process.poll() is None
             time.sleep(0.002)
-        process.send_signal(how)
+        os.kill(process.pid, how)
         assert process.wait() == -how
     done = len(ledger.read(0, 1_000_000))
     assert 5_000 <= done < clean.events
@@ -298,8 +298,7 @@ def test_the_command_exits_with_3_when_a_line_was_skipped_and_0_when_none(databa
     file = tmp_path / "old.jsonl"
 
     def run() -> subprocess.CompletedProcess[str]:
-        call = [sys.executable, "-m", "modledger.workers", "import", str(file)]
-        return subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        return modledger(["import", str(file)], environment)
 
     file.write_bytes(EXAMPLE.read_bytes() + b"{}\n")
     first = run()

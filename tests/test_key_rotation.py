@@ -1,10 +1,6 @@
 """One master key in the place of another while commands go on, whatever dies meanwhile (docs/keys.md)."""
 
 import base64
-import os
-import signal
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +24,7 @@ from modledger.projections.ledger_verification import verify_ledger
 from modledger.projections.projector import checkpoint
 from modledger.workers.key_rotation import Rotated, rotate
 from tests.databases import MASTER_KEY as OLD
+from tests.forked import start
 from tests.http_client import ADMIN, USER, World, error_of
 from tests.postgres_processes import ask, until
 from tests.test_cli import modledger, on, refused
@@ -135,10 +132,10 @@ def test_a_rotation_that_was_killed_goes_on_where_it_was(database: str, ledger: 
     with psycopg.connect(database) as holding:
         # The last key cannot be reached, so it cannot be done before it is killed.
         holding.execute("select from subject_keys where subject = %s for update", (f"user:{10**6 + 19_999}",))
-        process = subprocess.Popen([sys.executable, "-c", code, database, (NEW + OLD).hex()])
+        process = start(["-c", code, database, (NEW + OLD).hex()])
         until(lambda: opened_by(database, OLD) < 20_001 or process.poll() is not None)
         assert process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         # What it had sent when it was killed, its backend still does.
         backends = "select count(*) from pg_stat_activity where application_name = 'modledger key rotate'"

@@ -6,8 +6,6 @@ import random
 import re
 import socket
 import string
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -26,9 +24,10 @@ from modledger.http.app import create_app
 from modledger.http.metrics import METHODS
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.demo import DEMO_ROLES
+from tests.forked import modledger
 from tests.http_client import MASTER_KEY, SETTINGS
-from tests.postgres_server import fast_folder
-from tests.product import PATIENCE_SECONDS, Product, free_port
+from tests.made_once import MadeOnce, fast_folder
+from tests.product import PATIENCE_SECONDS, Product, free_port, make_product
 
 PROFILE = "/v1/users/profile/{username}"
 WARN = "/v1/admin/punishments/user/{user_id}/warn"
@@ -36,10 +35,12 @@ Series = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
 @pytest.fixture(scope="module")
-def product() -> Iterator[Product]:
+def product(made_once: MadeOnce) -> Iterator[Product]:
     with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
         started = Product(
-            Path(folder) / "data", MODLEDGER_METRICS_PORT=str(two_free_ports()), MODLEDGER_ACCESS_LOG="all"
+            made_once("product", make_product, Path(folder) / "data"),
+            MODLEDGER_METRICS_PORT=str(two_free_ports()),
+            MODLEDGER_ACCESS_LOG="all",
         )
         started.start()
         try:
@@ -217,8 +218,7 @@ def test_the_port_of_the_api_has_no_metrics(product: Product) -> None:
 
 def test_a_port_that_is_taken_is_named_with_its_setting(product: Product) -> None:
     environment = product.environment() | {"MODLEDGER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "modledger.workers", "work"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    ended = modledger(["work"], environment)
     port = environment["MODLEDGER_METRICS_PORT"]
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
@@ -248,13 +248,12 @@ def test_a_request_its_event_and_its_log_line_bear_one_correlation_id(product: P
     assert line == line | {"process": "serve", "method": "POST", "route": WARN, "status": 200, "level": "info"}
     assert line["actor"] == f"user:{DEMO_ROLES['admin']}"
     assert line["took_ms"] > 0
-    audit = [sys.executable, "-m", "modledger.workers", "audit"]
-    run = partial(subprocess.run, env=product.environment(), capture_output=True, text=True, check=True)
-    (event,) = run([*audit, "export", "--correlation-id", correlation_id]).stdout.splitlines()
+    run = partial(modledger, environment=product.environment())
+    (event,) = run(["audit", "export", "--correlation-id", correlation_id]).stdout.splitlines()
     said = json.loads(event)
     assert said["correlation_id"] == correlation_id
     assert said["position"] == int(answer.headers["x-ledger-position"])
-    shown = run([*audit, "log", "--correlation-id", correlation_id]).stdout
+    shown = run(["audit", "log", "--correlation-id", correlation_id]).stdout
     assert (shown.count("USER_WARN"), shown.count("7100000003")) == (1, 1)
     refused = product.ask("POST", "/v1/admin/punishments/user/7100000003/warn", "user", {"reason": reason})
     line = logged(product, refused.body["correlation_id"])

@@ -1,8 +1,6 @@
 """A newer version's migration, applied while processes of this one serve and work (docs/operate.md, *Probes*)."""
 
 import http.client
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +13,10 @@ from modledger.http.sessions import open_session
 from modledger.workers.logins import OWNER, as_login
 from modledger.workers.migrate import apply_sql, migrations
 from tests.chaos.faults import NEWER
-from tests.chaos.installation import PATIENCE_SECONDS, ROOT, SERVERS, installed
+from tests.chaos.installation import PATIENCE_SECONDS, SERVERS, installed
 from tests.chaos.load import Http
 from tests.chaos.rounds import register
+from tests.forked import modledger
 
 ADMIN, WARNED = 101, 2001
 SEARCH = f"/v1/admin/punishments/search?user_id={WARNED}"
@@ -91,13 +90,6 @@ def test_no_request_fails_while_a_newer_versions_migration_is_applied() -> None:
         send.close()
         # Whoever starts now is told to be the newer one.
         for command in ("serve", "work", "migrate"):
-            started = subprocess.run(
-                [sys.executable, "-m", "modledger.workers", command],
-                cwd=ROOT,
-                env=one.environment_of_operator(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            started = modledger([command], one.environment_of_operator())
             assert started.returncode == 1
             assert "9000_newer" in started.stderr

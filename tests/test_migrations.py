@@ -1,11 +1,11 @@
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import psycopg
 import pytest
 
 from modledger.workers.migrate import MigrationError, apply_sql, migrate, migrations
+from tests.forked import run
 
 MIGRATE = "import sys; from modledger.workers.migrate import migrate; print(len(migrate(sys.argv[1])))"
 
@@ -19,13 +19,10 @@ def test_an_empty_database_gets_every_file_in_order_and_a_second_run_nothing(emp
 
 
 def test_eight_processes_that_migrate_at_once_apply_each_file_once(empty_database: str) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE, empty_database], stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
-    applied = [int(process.communicate(timeout=120)[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8
-    assert sorted(applied) == [0] * 7 + [len(migrations())]
+    with ThreadPoolExecutor(8) as threads:
+        ended = list(threads.map(run, [["-c", MIGRATE, empty_database]] * 8))
+    assert [process.returncode for process in ended] == [0] * 8, ended
+    assert sorted(int(process.stdout) for process in ended) == [0] * 7 + [len(migrations())]
 
 
 def test_a_file_that_changed_after_it_was_applied_is_refused(empty_database: str) -> None:

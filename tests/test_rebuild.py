@@ -2,11 +2,13 @@
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +20,7 @@ from bench.history import fill, history
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.domain.postgres_ledger import PostgresLedger
-from modledger.projections import audit_log, permission_history, profile, punishments
+from modledger.projections import audit_log, guilds, permission_history, profile, punishments
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import Fenced, Key, Projector, advance, checkpoint
 from modledger.projections.rebuild import (
@@ -37,6 +39,7 @@ from modledger.projections.verification import verify_projector
 from modledger.workers.replay import promote_replay, run_replay
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
+from tests.forked import modledger, start
 from tests.projection_history import Happened, append, contents
 from tests.random_history import histories
 
@@ -69,6 +72,14 @@ def rebuilt(ledger: PostgresLedger, database: str, projectors: Sequence[Projecto
         notes.append(run_replay(ledger, database, projector, GO_ON).note or "")
         assert promote_replay(ledger, database, projector, GO_ON).state == "live"
     return notes
+
+
+def on(database: str) -> dict[str, str]:
+    return {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode()}
+
+
+def command(database: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return modledger(["replay", *arguments], {**os.environ, **on(database)}, timeout=240)
 
 
 def schemas(conn: psycopg.Connection) -> list[str]:
@@ -217,15 +228,15 @@ def test_whoever_is_killed_in_whatever_step_another_goes_on_and_nothing_counts_t
     catch_up(ledger, database, PROJECTORS)
     live = contents(conn, TABLES)
     create_replay(database, projector, ledger)
-    stages, patience = [], 0.2
+    stages, patience = [], 0.05
     while (state := _state(database, projector)) not in ("verified", "live"):
         stages.append(state)
-        process = subprocess.Popen([sys.executable, "-c", RUN, database, projector.name])
+        process = start(["-c", RUN, database, projector.name])
         # Each gets a little further before it is killed, at a moment that nobody chose.
         time.sleep(patience)
         process.kill()
         process.wait()
-        patience += 0.1
+        patience += 0.05
         assert len(stages) < 60, stages
     assert len(stages) > 1
     promote_replay(ledger, database, projector, GO_ON)
@@ -244,11 +255,58 @@ def test_several_processes_fold_one_rebuild_together(
     catch_up(ledger, database, PROJECTORS)
     live = contents(conn, TABLES)
     create_replay(database, punishments.PROJECTOR, ledger)
-    processes = [subprocess.Popen([sys.executable, "-c", RUN, database, "punishments"]) for _ in range(3)]
+    processes = [start(["-c", RUN, database, "punishments"]) for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
     assert _state(database, punishments.PROJECTOR) == "verified"
     promote_replay(ledger, database, punishments.PROJECTOR, GO_ON)
     assert contents(conn, TABLES) == live
+
+
+IN_THREE_PARTS = """
+import sys
+from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.projections import rebuild
+from modledger.projections.guilds import PROJECTOR
+rebuild.LEAST_PART = 100
+with PostgresLedger(sys.argv[1], bytes(range(32)), connections=1) as ledger:
+    rebuild.create_replay(sys.argv[1], PROJECTOR, ledger)
+"""
+
+
+@pytest.mark.parametrize(("processes", "helpers"), [(1, 0), (2, 1), (8, 2)])
+def test_no_more_processes_fold_than_there_are_parts(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection, processes: int, helpers: int
+) -> None:
+    fill(ledger, history(250))
+    catch_up(ledger, database, PROJECTORS)
+    assert start(["-c", IN_THREE_PARTS, database]).wait(120) == 0
+    held = "select from replay_parts where not finished for update"
+    # Whoever looked what is left has started its helpers, and waits because others are at all of it.
+    waiting = (
+        "select count(*) from pg_stat_activity where datname = current_database()"
+        " and application_name = 'modledger replay' and query = 'COMMIT'"
+    )
+    arguments = ["-m", "modledger.workers", "replay", "run", "guilds", "--processes", str(processes)]
+    with psycopg.connect(database) as holding:
+        assert holding.execute(held).rowcount == 3
+        running = start(arguments, {**os.environ, **on(database)})
+        while conn.execute(waiting).fetchone() == (0,):
+            assert running.poll() is None
+        found = [line for line in _children(running.pid) if "--helping" in line]
+    assert running.wait(120) == 0
+    assert len(found) == helpers, found
+    assert _state(database, guilds.PROJECTOR) == "verified"
+
+
+def _children(of: int) -> list[str]:
+    """The command lines of the processes that one has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        # A process may end while it is looked at.
+        with suppress(OSError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == of:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
 
 
 def test_of_two_operators_who_create_the_same_rebuild_one_is_told_so(ledger: PostgresLedger, database: str) -> None:
@@ -357,21 +415,12 @@ def test_of_two_operators_who_rebuild_everything_at_once_the_second_waits(
 ) -> None:
     fill(ledger, history(100))
     catch_up(ledger, database, PROJECTORS)
-    environment = {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode()}
-    operators = [
-        subprocess.Popen(
-            [sys.executable, "-m", "modledger.workers", "replay", "all", "--drop"],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    with ThreadPoolExecutor(2) as threads:
+        operators = [threads.submit(command, database, "all", "--drop") for _ in range(2)]
     for operator in operators:
-        said, wrong = operator.communicate(timeout=240)
-        assert operator.returncode == 0, wrong
-        assert said.splitlines()[-1] == "every read model is rebuilt"
+        done = operator.result()
+        assert done.returncode == 0, done
+        assert done.stdout.splitlines()[-1] == "every read model is rebuilt"
     with psycopg.connect(database) as connection:
         left = connection.execute("select count(*) from pg_namespace where nspname ~ '^(replay|old)_'").fetchone()
     assert left == (0,)
@@ -400,18 +449,7 @@ def test_the_command_line_takes_a_rebuild_from_its_beginning_to_its_end(ledger: 
         (["abort", "bots"], 0, "bots: aborted"),
         (["all", "--drop"], 0, "every read model is rebuilt"),
     ]:
-        done = subprocess.run(
-            [sys.executable, "-m", "modledger.workers", "replay", *arguments],
-            env={
-                **os.environ,
-                "MODLEDGER_DATABASE_URL": database,
-                "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = command(database, *arguments)
         assert done.returncode == status, (arguments, done)
         assert words in done.stdout + done.stderr, (arguments, done)
         assert "Traceback" not in done.stderr

@@ -28,6 +28,7 @@ from modledger.projections.verification import verify_projector
 from modledger.workers.migrate import migrate, require_migrated
 from modledger.workers.replay import promote_replay, rebuild_outdated, run_replay
 from modledger.workers.runner import catch_up
+from tests.forked import modledger, start
 from tests.http_client import ADMIN, MASTER_KEY, World
 from tests.projection_history import contents
 from tests.test_runner import eventually
@@ -110,13 +111,7 @@ def test_no_read_fails_or_goes_back_while_everything_is_rebuilt_and_promoted(bus
         try:
             for _ in range(2):
                 before = dict(reads)
-                done = subprocess.run(
-                    [sys.executable, "-m", "modledger.workers", "replay", "all", "--processes", "2"],
-                    env=environment(busy),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
+                done = modledger(["replay", "all", "--processes", "2"], environment(busy))
                 assert (done.returncode, "every read model is rebuilt" in done.stdout) == (0, True), done
                 eventually(lambda before=before: all(reads[name] > before[name] for name in reads))  # type: ignore[misc]
         finally:
@@ -203,13 +198,13 @@ def test_a_migration_that_is_killed_is_taken_up_by_the_next(database: str, ledge
         names = [one.name for one in REBUILT]
         connection.execute("update read_models set fingerprint = 'older' where projector = any(%s)", (names,))
         connection.execute("update punishments set reason = 'of an older version'")
-        patience = 0.6
+        patience = 0.1
         while outdated(connection):
-            process = subprocess.Popen([sys.executable, "-c", REBUILD, database])
+            process = start(["-c", REBUILD, database])
             time.sleep(patience)
             process.kill()
             process.wait()
-            patience += 0.3
+            patience += 0.1
         assert contents(connection, tables) == right
         assert (
             connection.execute("select count(*) from pg_namespace where nspname ~ '^(replay|old)_'").fetchone() == (0,)

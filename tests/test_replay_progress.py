@@ -4,8 +4,7 @@ import io
 import os
 import pty
 import re
-import subprocess
-import sys
+import tempfile
 from base64 import b64encode
 from functools import partial
 
@@ -20,6 +19,7 @@ from modledger.projections.catalog import PROJECTORS
 from modledger.workers.replay_progress import Progress, bar, lines, of_catch_up
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
+from tests.forked import modledger, start
 
 
 class Watch:
@@ -134,19 +134,13 @@ def read_all(fd: int) -> str:
 def test_a_migration_shows_a_bar_for_each_rebuild_on_a_terminal(database: str, ledger: PostgresLedger) -> None:
     outdate(database, ledger)
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "modledger.workers", "migrate"],
-        env=environment(database),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-    ) as process:
+    with tempfile.TemporaryFile("w+") as out:
+        process = start(["-m", "modledger.workers", "migrate"], environment(database), stdout=out, stderr=theirs)
         os.close(theirs)
         told = read_all(ours)
-        said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, told
-    assert said.splitlines()[0] == "rebuilt the read tables of punishments, bots"
+        assert process.wait(120) == 0, told
+        out.seek(0)
+        assert out.readline() == "rebuilt the read tables of punishments, bots\n"
     for title in ("punishments: ", "bots: ", "read tables: "):
         assert re.search(rf"{title}.*━", told), told
     assert "Traceback" not in told
@@ -154,14 +148,7 @@ def test_a_migration_shows_a_bar_for_each_rebuild_on_a_terminal(database: str, l
 
 def test_a_migration_elsewhere_shows_no_bar(database: str, ledger: PostgresLedger) -> None:
     outdate(database, ledger)
-    done = subprocess.run(
-        [sys.executable, "-m", "modledger.workers", "migrate"],
-        env=environment(database),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = modledger(["migrate"], environment(database))
     assert (done.returncode, "━" in done.stderr, "\x1b" in done.stderr) == (0, False, False), done
     assert "rebuilt the read tables of punishments, bots" in done.stdout
 

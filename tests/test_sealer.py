@@ -29,6 +29,7 @@ from modledger.workers.seal_key import public_keys
 from modledger.workers.seal_store import carry_out, leaves
 from modledger.workers.sealer import SealBroken, seal
 from tests.databases import MASTER_KEY
+from tests.forked import start
 from tests.sealing import NOW, SEED, begun, fill, unguarded
 
 
@@ -213,19 +214,17 @@ def test_a_sealer_that_was_killed_is_gone_on_with(database: str, connection: psy
     script = (
         "import psycopg, sys; from datetime import datetime, UTC; from modledger.workers.sealer import seal;"
         "from tests.sealing import begun;"
-        "c = psycopg.connect(sys.argv[1], autocommit=True); print('begins', flush=True);"
+        "c = psycopg.connect(sys.argv[1], autocommit=True);"
         "seal(c, begun(c), datetime.now(UTC), batch=3)"
     )
     for _ in range(3):
         before = carry_out(connection, grown())[0]
-        process = subprocess.Popen([sys.executable, "-c", script, database], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
+        process = start(["-c", script, database])
         while carry_out(connection, grown())[0] < before + 30:
+            assert process.poll() is None
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     head = seal(connection, signer, NOW)
     assert head is not None
     assert (head.tree_size, head.root) == (3000, tree_hash(hashes(connection)))

@@ -4,8 +4,6 @@ log-ins, commands, refusals and faults, and all it says and every error answer i
 import base64
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.postgres_server import fast_folder
+from tests.forked import modledger
+from tests.made_once import fast_folder
 from tests.product import Answer, Product
 
 USER, STAFF = "200000000000000001", "999888777666555444"
@@ -122,13 +121,7 @@ def run(product: Product) -> tuple[set[str], list[str]]:
         ask("POST", warn, role, {"reason": REASON}, Origin="https://evil.example")
         ask("GET", "/v1/admin/punishments/search?q=4711&limit=0", role)
     for command in (["verify"], ["settings"]):
-        ran = subprocess.run(
-            [sys.executable, "-m", "modledger.workers", *command],
-            env=product.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ran = modledger(command, product.environment())
         refusals.append(ran.stdout + ran.stderr)
     return secrets, refusals
 
@@ -147,14 +140,7 @@ def test_a_database_that_is_away_is_named_without_its_password() -> None:
             "MODLEDGER_LOG_LEVEL": "debug",
         }
         for command in (["migrate"], ["serve"], ["settings"], ["key", "public"]):
-            ran = subprocess.run(
-                [sys.executable, "-m", "modledger.workers", *command],
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=90,
-            )
+            ran = modledger(command, environment)
             said = ran.stdout + ran.stderr
             assert said
             assert (ran.returncode == 0) == (command == ["settings"]), said

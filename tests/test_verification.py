@@ -2,10 +2,8 @@
 
 import os
 import subprocess
-import sys
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -26,36 +24,14 @@ from modledger.projections.samples import remember, verify_sample
 from modledger.projections.verification import verify_projector
 from modledger.workers.runner import catch_up
 from modledger.workers.verifier import run_verifier
-from tests.databases import MASTER_KEY, later_template
+from tests.databases import MASTER_KEY
+from tests.forked import modledger
 from tests.http_client import World
 from tests.projection_history import NOW, Happened, append
 from tests.random_history import histories
 from tests.test_runner import eventually
 
 BY_NAME = {projector.name: projector for projector in PROJECTORS}
-
-
-@pytest.fixture(scope="module")
-def folded_database(postgres_server: str, template_database: str) -> Iterator[str]:
-    """The name of a database with a history that every projector has folded."""
-    with later_template(postgres_server, template_database) as (name, url):
-        with PostgresLedger(url, MASTER_KEY) as ledger:
-            fill(ledger, history(1_000))
-            catch_up(ledger, url, PROJECTORS)
-        yield name
-
-
-@pytest.fixture
-def template(request: pytest.FixtureRequest, template: str) -> str:
-    name: str = request.getfixturevalue("folded_database") if "conn" in request.fixturenames else template
-    return name
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    """To a database with a history that every projector has folded."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 def found(database: str, ledger: PostgresLedger, name: str) -> list[tuple[str, str, str | None, str | None]]:
@@ -67,18 +43,8 @@ def found(database: str, ledger: PostgresLedger, name: str) -> list[tuple[str, s
 
 
 def verified(*arguments: str, database: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modledger.workers", "verify", *arguments],
-        env={
-            **os.environ,
-            "MODLEDGER_DATABASE_URL": database,
-            "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    on = {"MODLEDGER_DATABASE_URL": database, "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode()}
+    return modledger(["verify", *arguments], {**os.environ, **on})
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -214,12 +180,12 @@ PLANTED: list[tuple[str, str, str, list[tuple[str, str, str | None, str | None]]
 ]
 
 
-def plant_in(conn: psycopg.Connection, *statements: str) -> None:
-    conn.execute(
+def plant_in(folded: psycopg.Connection, *statements: str) -> None:
+    folded.execute(
         "alter table ledger disable trigger all; alter table ledger alter column notification_id drop identity"
     )
     for statement in statements:
-        assert conn.execute(statement.encode()).rowcount == 1, statement
+        assert folded.execute(statement.encode()).rowcount == 1, statement
 
 
 # That nothing is found before, in a copy of the same database, is shown on the command line.
@@ -227,9 +193,9 @@ def plant_in(conn: psycopg.Connection, *statements: str) -> None:
     ("name", "plant", "expected"), [(n, p, e) for n, _, p, e in PLANTED], ids=[p[1] for p in PLANTED]
 )
 def test_what_was_planted_is_found_and_named(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger, name: str, plant: str, expected: list[Any]
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger, name: str, plant: str, expected: list[Any]
 ) -> None:
-    plant_in(conn, plant)
+    plant_in(folded, plant)
     told = found(database, ledger, name)
     assert told != []
     for where, field, wanted, there in expected:
@@ -243,16 +209,18 @@ def test_what_was_planted_is_found_and_named(
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in PLANTED}))
-def test_all_that_was_planted_is_named_on_the_command_line(conn: psycopg.Connection, database: str, name: str) -> None:
+def test_all_that_was_planted_is_named_on_the_command_line(
+    folded: psycopg.Connection, database: str, name: str
+) -> None:
     planted = [one for one in PLANTED if one[0] == name]
-    plant_in(conn, *(plant for _, _, plant, _ in planted))
+    plant_in(folded, *(plant for _, _, plant, _ in planted))
     done = verified(name, database=database)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done
     for _, _, _, ((where, field, *_), *_) in planted:
         assert any(where in line and field in line for line in done.stdout.splitlines()), (where, field, done.stdout)
 
 
-def test_nothing_planted_nothing_found_on_the_command_line(conn: psycopg.Connection, database: str) -> None:
+def test_nothing_planted_nothing_found_on_the_command_line(folded: psycopg.Connection, database: str) -> None:
     for arguments in ([], ["profile", "ledger"], ["--sample", "50"]):
         done = verified(*arguments, database=database)
         assert (done.returncode, done.stderr) == (0, ""), done
@@ -267,15 +235,15 @@ def test_nothing_planted_nothing_found_on_the_command_line(conn: psycopg.Connect
 
 
 def test_an_event_that_cannot_be_read_any_more_does_not_hide_what_else_is_wrong(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger
 ) -> None:
-    conn.execute("alter table ledger disable trigger all")
-    stream, position = conn.execute(
+    folded.execute("alter table ledger disable trigger all")
+    stream, position = folded.execute(
         "update ledger set state = '{}' where notification_id ="
         " (select max(notification_id) from ledger where topic = 'user.banned.v1')"
         " returning originator_id, notification_id"
     ).fetchone() or ("", 0)
-    others = conn.execute(
+    others = folded.execute(
         "update profiles set prefix = '?' where user_id in (1, 40, 80) and 'user:' || user_id <> %s returning user_id",
         (stream,),
     ).fetchall()
@@ -285,7 +253,7 @@ def test_an_event_that_cannot_be_read_any_more_does_not_hide_what_else_is_wrong(
 
 
 def test_text_that_was_erased_before_the_projector_came_to_it_is_no_difference(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger
 ) -> None:
     last = ledger.load(["user:1"])["user:1"][-1].version
     append(ledger, {"user:1": last}, Happened("user:1", events.SubjectErased(reason="asked for")))
@@ -294,7 +262,7 @@ def test_text_that_was_erased_before_the_projector_came_to_it_is_no_difference(
     assert found(database, ledger, "profile") == []
     waited.join()
     assert found(database, ledger, "profile") == []
-    assert conn.execute("select username from profiles where user_id = 1").fetchone() == (None,)
+    assert folded.execute("select username from profiles where user_id = 1").fetchone() == (None,)
 
 
 def test_a_verification_while_the_projectors_are_at_work_finds_nothing(database: str, ledger: PostgresLedger) -> None:
@@ -321,44 +289,44 @@ def test_a_verification_while_the_projectors_are_at_work_finds_nothing(database:
 
 
 def sample(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger, seed: int, size: int = 20
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger, seed: int, size: int = 20
 ) -> dict[str, int]:
     """What a sample finds, and keeps."""
     results = verify_sample(database, PROJECTORS, ledger, size, Random(seed))
-    remember(conn, results, NOW, whole=False)
+    remember(folded, results, NOW, whole=False)
     return {one.subject: len(one.differences) for one in results if one.differences}
 
 
 def test_what_a_sample_found_is_looked_at_again_until_it_is_mended(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger
 ) -> None:
-    assert sample(conn, database, ledger, 1) == {}
-    conn.execute("update profiles set prefix = '?' where user_id = 2")
-    conn.execute("insert into permission_history select 5000, 5000, 0, 1, 'planted', null, now()")
-    conn.execute("update permission_history set reason = 'planted' where user_id = 3")
-    assert {name: count for name, count in sample(conn, database, ledger, 2, 1_000).items() if name != "profile"} == {
+    assert sample(folded, database, ledger, 1) == {}
+    folded.execute("update profiles set prefix = '?' where user_id = 2")
+    folded.execute("insert into permission_history select 5000, 5000, 0, 1, 'planted', null, now()")
+    folded.execute("update permission_history set reason = 'planted' where user_id = 3")
+    assert {name: count for name, count in sample(folded, database, ledger, 2, 1_000).items() if name != "profile"} == {
         "permission_history": 2
     }
     for seed in range(3, 8):
         # So few that they would hardly be drawn again.
-        assert sample(conn, database, ledger, seed, 1)["permission_history"] >= 1
-        assert sample(conn, database, ledger, seed, 1)["profile"] == 1
-    conn.execute("update profiles set prefix = '!' where user_id = 2")
-    conn.execute("delete from permission_history where user_id = 5000")
-    conn.execute("update permission_history set reason = 'Joined staff' where user_id = 3")
-    assert sample(conn, database, ledger, 8) == {}
-    assert conn.execute("select sum(differences) from verifications").fetchone() == (0,)
+        assert sample(folded, database, ledger, seed, 1)["permission_history"] >= 1
+        assert sample(folded, database, ledger, seed, 1)["profile"] == 1
+    folded.execute("update profiles set prefix = '!' where user_id = 2")
+    folded.execute("delete from permission_history where user_id = 5000")
+    folded.execute("update permission_history set reason = 'Joined staff' where user_id = 3")
+    assert sample(folded, database, ledger, 8) == {}
+    assert folded.execute("select sum(differences) from verifications").fetchone() == (0,)
 
 
 def test_a_damaged_event_that_a_sample_found_is_looked_at_again(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger
 ) -> None:
-    conn.execute("alter table ledger disable trigger all")
-    conn.execute("update ledger set via = 'cli' where notification_id = 500")
-    assert sample(conn, database, ledger, 1, 2_000) == {"ledger": 1}
-    assert sample(conn, database, ledger, 2, 1) == {"ledger": 1}
-    conn.execute("update ledger set via = 'http' where notification_id = 500")
-    assert sample(conn, database, ledger, 3, 1) == {}
+    folded.execute("alter table ledger disable trigger all")
+    folded.execute("update ledger set via = 'cli' where notification_id = 500")
+    assert sample(folded, database, ledger, 1, 2_000) == {"ledger": 1}
+    assert sample(folded, database, ledger, 2, 1) == {"ledger": 1}
+    folded.execute("update ledger set via = 'http' where notification_id = 500")
+    assert sample(folded, database, ledger, 3, 1) == {}
 
 
 def test_the_worker_verifies_all_the_time_and_health_names_what_it_found(world: World) -> None:

@@ -2,8 +2,6 @@
 verification also where the changed row makes sense, and without any seal as far as it can be."""
 
 import os
-import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Iterator
 
@@ -18,6 +16,7 @@ from modledger.workers.seal_check import Report, examine, stored
 from modledger.workers.seal_key import public_keys
 from modledger.workers.sealer import seal
 from tests.databases import MASTER_KEY
+from tests.forked import modledger
 from tests.sealing import NOW, SEED, begun, unguarded
 
 BAN = "(select min(notification_id) from ledger where topic = 'user.banned.v1' and originator_version < 4)"
@@ -157,12 +156,5 @@ def test_the_command_names_the_position_and_so_does_the_check_of_the_seal(
         "MODLEDGER_SEAL_KEY": b64encode(SEED).decode(),
     }
     for arguments in (["verify", "ledger"], ["seal", "check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "modledger.workers", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = modledger(arguments, environment)
         assert (done.returncode, "position 250" in done.stdout, "Traceback" in done.stderr) == (1, True, False), done

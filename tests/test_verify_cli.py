@@ -3,8 +3,6 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 from base64 import b64encode
 
 import psycopg
@@ -14,6 +12,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
+from tests.forked import run, start
 from tests.test_replay_progress import read_all
 
 EXPECTED = """\
@@ -36,20 +35,20 @@ def test_differences_are_named_by_row_and_field_and_steer_no_terminal(database: 
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("update profiles set avatar_url = 'x', prefix = '?' || chr(27) || '[31m' where user_id = 2")
         connection.execute("insert into audit_log_counts values (1, 5, 'X' || chr(27) || '[31m', 1)")
-    command = [sys.executable, "-m", "modledger.workers", "verify", "profile", "audit_log"]
+    command = ["-m", "modledger.workers", "verify", "profile", "audit_log"]
     environment = {
         **os.environ,
         "MODLEDGER_DATABASE_URL": database,
         "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
         "TERM": "xterm-256color",
     }
-    piped = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    piped = run(command, environment)
     assert (piped.returncode, piped.stderr) == (1, "")
     assert piped.stdout == EXPECTED
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command, env=environment, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL) as process:
-        os.close(theirs)
-        told = read_all(ours)
-    assert process.returncode == 1
+    process = start(command, environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    told = read_all(ours)
+    assert process.wait(120) == 1
     # Without its colours it is the same, and nothing is cut off or left out.
     assert re.sub(r"\s+", "", told) == re.sub(r"\s+", "", EXPECTED)

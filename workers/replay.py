@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import structlog
+from psycopg import sql
 
 from modledger.domain.ledger import Ledger
 from modledger.projections.catalog import create_missing, replaceable
@@ -19,6 +20,7 @@ from modledger.projections.rebuild import (
     ACTIVE,
     Replay,
     abort,
+    beside,
     create_replay,
     drop,
     place_of,
@@ -39,12 +41,14 @@ class Stopped(Exception):
 def run_replay(
     ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event, *, processes: int = 1
 ) -> Replay:
-    """Brings the rebuild of the projector to ``verified``, with ``processes`` (≥ 1) processes of which this is one.
-    Others may run at the same time; whoever is last to fold finishes, and the others wait for it.
+    """Brings the rebuild of the projector to ``verified``, with ``processes`` (≥ 1) processes of which this is one; no
+    more than there are parts to fold. Others may run at the same time; whoever is last to fold finishes, and the others
+    wait for it.
 
     Raises ReplayRefused, ReplayAborted, ReplayFailed, Stopped, LedgerUnavailable and psycopg.Error.
     """
-    with _helpers(["run", projector.name, "--helping"], processes - 1):
+    helping = min(processes, _parts_left(conninfo, projector.name)) - 1
+    with _helpers(["run", projector.name, "--helping"], helping):
         fold_parts(conninfo, [projector], ledger, stop)
     return _finish(ledger, conninfo, projector, stop)
 
@@ -88,10 +92,23 @@ def turn(conninfo: str, projector: str, stop: threading.Event) -> Iterator[None]
         yield
 
 
+def _parts_left(conninfo: str, projector: str) -> int:
+    with beside(conninfo, projector) as (connection, place):
+        # replay_parts_pkey
+        found = connection.execute(
+            sql.SQL("select count(*) from {} where projector = %s and not finished").format(
+                place.at_home("replay_parts")
+            ),
+            (projector,),
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
 @contextmanager
 def _helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
-    """Further processes, which do what there is to do. What one cannot do is taken up by another process, which then
-    tells of it: so nobody reads what they say."""
+    """Further processes, none where ``count`` is below 1, which do what there is to do. What one cannot do is taken up
+    by another process, which then tells of it: so nobody reads what they say."""
     helpers = [
         subprocess.Popen(
             [sys.executable, "-m", "modledger.workers", "replay", *arguments],
