@@ -44,7 +44,7 @@ def measure(world: World) -> dict[str, Result | str]:
             raise RuntimeError("the peer answers another thing")
     for port in at.values():
         # Streams are met, aggregates registered, connections open: not what is measured.
-        world.load(port, warn, CONNECTIONS, 2)
+        world.load(port, warn, CONNECTIONS, min(2.0, world.effort.seconds))
 
     def load(port: int) -> Any:
         return lambda: world.load(port, warn, CONNECTIONS)

@@ -3,9 +3,11 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -60,8 +62,8 @@ def has_wrk() -> bool:
 
 def generate(host: str, port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
     """Sends the requests again and again, one at a time on each connection. Raises RuntimeError when an answer is not
-    2xx or 304: a rate would say nothing then. ``seconds``: rounded, at least one; more where none of the answers takes
-    so little, up to a minute."""
+    2xx or 304: a rate would say nothing then. ``seconds``: rounded from one on; more where none of the answers takes so
+    little, up to a minute."""
     load = _run(host, port, requests, connections, seconds)
     while not load.answers and not load.bad and load.seconds < MOST_SECONDS:
         load = _run(host, port, requests, connections, load.seconds * 2)
@@ -80,17 +82,26 @@ def _run(host: str, port: int, requests: Sequence[bytes], connections: int, seco
         script.write_text(_SCRIPT)
         command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout=30s", "-s", str(script)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
+        with subprocess.Popen(
             [*command, f"http://{host}:{port}"],
             env=os.environ | {"BENCH_REQUESTS": str(file)},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
+        ) as process:
+            if seconds < 1:
+                # It knows whole seconds alone, and says at a Ctrl-C what it has measured until then.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                process.send_signal(signal.SIGINT)
+            said, wrong = process.communicate()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise RuntimeError(f"wrk ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    load = msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=Load)
+    if process.returncode == -signal.SIGINT and seconds < 1:
+        # It had not begun yet.
+        return Load(answers=0, bad=0, seconds=seconds, p50=0, p99=0)
+    if process.returncode:
+        raise RuntimeError(f"wrk ended with {process.returncode}\n{said}\n{wrong}")
+    load = msgspec.json.decode(said.strip().rpartition("\n")[2], type=Load)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return msgspec.structs.replace(load, generator_cpu=cpu / load.seconds)
 

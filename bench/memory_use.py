@@ -26,7 +26,7 @@ def measure(world: World) -> dict[str, Result | str]:
         asked = requests_of([name for _, name in people[-NAMES:]], cookies)
         while world.requests < world.effort.requests:
             # A piece at a time, so that it ends soon after the last one asked for.
-            world.load(product.port, asked, CONNECTIONS, min(10.0, max(1.0, world.effort.seconds)))
+            world.load(product.port, asked, CONNECTIONS, min(10.0, world.effort.seconds))
         found["memory serve"] = Result(
             figure=[of(serve, "VmRSS")],
             floor=[product.idle_mib],

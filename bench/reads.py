@@ -73,7 +73,7 @@ def measure(world: World) -> dict[str, Result | str]:
 
     for warmed in at.values():
         # Statements are prepared, connections open: not what is measured.
-        world.load(warmed, profiles, CONNECTIONS, 1)
+        world.load(warmed, profiles, CONNECTIONS, min(1.0, world.effort.seconds))
     many = in_turn({name: load(name, profiles, CONNECTIONS) for name in at}, world.effort.rounds)
     one = in_turn({name: load(name, profiles, 1) for name in at if name in ("ours", BARE, "peer")}, world.effort.rounds)
     detailed = in_turn(
@@ -156,13 +156,14 @@ def pgbench(conninfo: str, names: list[str], folder: Path, seconds: float, clien
 
 def run_pgbench(conninfo: str, script: Path, clients: int, seconds: float) -> float:
     """Transactions a second, statements prepared; in more time where none of them ends in so little, up to a minute.
-    Raises RuntimeError when one failed."""
+    Less than a second is one transaction of each client. Raises RuntimeError when one failed."""
     whole = max(1, round(seconds))
+    until = f"--time={whole}" if seconds >= 1 else "--transactions=1"
     said = subprocess.run(
         [
             postgres_bin(None) / "pgbench",
             *("--no-vacuum", "--protocol=prepared", f"--file={script}"),
-            *(f"--client={clients}", f"--jobs={min(clients, 2)}", f"--time={whole}"),
+            *(f"--client={clients}", f"--jobs={min(clients, 2)}", until),
             conninfo,
         ],
         capture_output=True,

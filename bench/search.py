@@ -261,7 +261,7 @@ def _large(world: World, data: DataSet) -> Result | str:
         return lambda: world.load(port, requests, CONNECTIONS)
 
     for port in at.values():
-        world.load(port, requests, CONNECTIONS, 1)
+        world.load(port, requests, CONNECTIONS, min(1.0, world.effort.seconds))
     loads: dict[str, list[Load]] = in_turn({name: load(port) for name, port in at.items()}, world.effort.rounds)
     theirs = loads.get("peer", [])
     told = [
