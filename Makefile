@@ -27,7 +27,7 @@ run: $(VENV)/.run ## Start everything: PostgreSQL, migrations, demo data, HTTP, 
 # Empty means unset: without compiled modules every process, and every worker's collection, compiles all of them anew.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev ## Run the tests (TESTS="tests/test_settings.py -k port" for some of them)
-	@$(PY) -m pytest -n 4 --dist worksteal $(TESTS)
+	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/.bench ## Lint, formatting, strict types, and holes known in what we depend on
 	@$(PY) -m ruff check .

@@ -6,6 +6,7 @@ A hash is the SHA-256 of a list in the format of ``sha256sum``, ordered by path,
 """
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 ROOMS = ("domain", "projections", "http", "workers")
@@ -15,11 +16,14 @@ SUFFIXES = {".py", ".sql"}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+@cache
 def source_hashes() -> dict[str, str]:
-    """The hash of each of our folders, in hexadecimal digits. The same from a wheel as from the repository."""
+    """The hash of each of our folders, in hexadecimal digits, as they were when a process first asked. The same from a
+    wheel as from the repository."""
     return {room: _hash_of(_files(room)) for room in ROOMS}
 
 
+@cache
 def source_hash() -> str:
     """The hash of all of them together."""
     return _hash_of([file for room in ROOMS for file in _files(room)])

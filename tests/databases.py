@@ -1,4 +1,4 @@
-"""pytest plugin: migrated databases, and ledgers on them. A database per test, copied from one template per session."""
+"""pytest plugin: migrated databases, and ledgers on them. A database for each test, as one of a few templates is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,24 +7,37 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from bench.history import fill, history
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.projections.catalog import PROJECTORS
 from modledger.workers.logins import APP, READ, Logins, as_login, make_roles
 from modledger.workers.migrate import migrate
-from tests.postgres_server import create_database, drop_database
+from modledger.workers.runner import catch_up
+from tests import recycled
+from tests.postgres_server import create_database, drop_database, filled, template
 
 MASTER_KEY = bytes(range(32))
 # Of the product's logins, for a server that asks for one.
 PASSWORD = "of-the-suite"
 
 
+@template("migrated")
+def _migrated(url: str) -> None:
+    migrate(url, made_logins(url))
+
+
+@template("folded", of="migrated")
+def _folded(url: str) -> None:
+    with PostgresLedger(url, MASTER_KEY) as ledger:
+        fill(ledger, history(500))
+        catch_up(ledger, url, PROJECTORS)
+
+
 @pytest.fixture(scope="session")
 def template_database(postgres_server: str) -> Iterator[str]:
     """The name of a migrated, empty database. Nobody may stay connected to it."""
-    name = f"template_{uuid4().hex}"
-    url = create_database(postgres_server, name)
-    migrate(url, made_logins(url))
-    yield name
-    drop_database(postgres_server, name)
+    with filled(postgres_server, "migrated") as name:
+        yield name
 
 
 def made_logins(url: str) -> Logins:
@@ -51,23 +64,46 @@ def later_template(server_url: str, template: str) -> Iterator[tuple[str, str]]:
     drop_database(server_url, name)
 
 
-@pytest.fixture
-def template(request: pytest.FixtureRequest, template_database: str) -> str:
+@pytest.fixture(scope="session")
+def folded_database(postgres_server: str) -> Iterator[str]:
+    """The name of a database with a history of five hundred events that every projector has folded."""
+    with filled(postgres_server, "folded") as name:
+        yield name
+
+
+@pytest.fixture(name="template")
+def template_of_database(request: pytest.FixtureRequest, template_database: str) -> str:
     """Of what ``database`` is a copy. A module may say otherwise for tests of its own."""
     asked = request.fixturenames
     if "world" in asked and "unfolded" not in asked:
         name: str = request.getfixturevalue("peopled_database")
-        return name
-    return template_database
+    elif "folded" in asked:
+        name = request.getfixturevalue("folded_database")
+    else:
+        name = template_database
+    return name
+
+
+@pytest.fixture(scope="session")
+def _recycling(postgres_server: str) -> Iterator[None]:
+    yield
+    recycled.close()
 
 
 @pytest.fixture
-def database(postgres_server: str, template: str) -> Iterator[str]:
+def database(postgres_server: str, template: str, _recycling: None) -> Iterator[str]:
     """The conninfo of a migrated database of the test's own: an empty one, or for a test with a ``world`` that of its
     people."""
-    name = f"test_{uuid4().hex}"
-    yield create_database(postgres_server, name, template)
-    drop_database(postgres_server, name)
+    taken = recycled.take(postgres_server, template)
+    yield taken.url
+    recycled.give_back(postgres_server, template, taken)
+
+
+@pytest.fixture
+def folded(database: str) -> Iterator[psycopg.Connection]:
+    """A connection to ``database``, in which for a test that asks for this is what ``folded_database`` has."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture

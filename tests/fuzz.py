@@ -22,7 +22,8 @@ from modledger.workers.migrate import migrate
 from modledger.workers.postgres import EmbeddedPostgres
 from tests.fuzzing import OPERATIONS, Fuzzed
 from tests.http_client import MASTER_KEY, World, people, started
-from tests.postgres_server import create_database, fast_folder
+from tests.made_once import fast_folder
+from tests.postgres_server import create_database
 
 EXAMPLES = 10
 

@@ -14,7 +14,6 @@ from random import Random
 from typing import Any
 
 import hypothesis
-import msgspec
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -24,16 +23,13 @@ from schemathesis.core.transport import Response
 
 from modledger.domain import commands
 from modledger.domain.envelope import SYSTEM, Actor, Subject
-from modledger.http.app import create_app
 from modledger.http.keys import create_key
 from modledger.http.sessions import COOKIE, SUFFIX_LENGTH, open_session
 from modledger.workers.sealer import seal
-from tests.http_client import MASTER_KEY, SETTINGS, World
+from tests.http_client import World
+from tests.openapi_document import DOCUMENT
 from tests.sealing import begun
 
-DOCUMENT: dict[str, Any] = json.loads(
-    msgspec.json.encode(create_app(SETTINGS, conninfo="", master_key=MASTER_KEY).openapi_schema.to_schema())
-)
 _SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS: dict[str, Any] = {
     found.definition.raw["operationId"]: found

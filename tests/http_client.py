@@ -157,23 +157,8 @@ class World:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope: Any = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
-            "client": (peer, 1),
-            "server": ("testserver", 80),
-            "scheme": "http",
-            "http_version": "1.1",
-            "root_path": "",
-            "state": {},
-            "extensions": {},
-        }
         with self.client.portal() as portal:
-            portal.call(self.client.app, scope, receive, send)
+            portal.call(self.client.app, scope_of(method, path, headers, peer=peer), receive, send)
         content = b"".join(message["body"] for message in sent[1:])
         return Response(sent[0]["status"], headers=sent[0]["headers"], content=content)
 
@@ -185,6 +170,27 @@ class World:
 
     def later(self, **by: float) -> datetime:
         return self.now + timedelta(**by)
+
+
+def scope_of(
+    method: str, path: str, headers: list[tuple[str, str]], *, peer: str = "127.0.0.1", **state: object
+) -> Any:
+    """A request as a server hands it to an ASGI application; ``state``: what those before it have found out."""
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
+        "client": (peer, 1),
+        "server": ("testserver", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+        "root_path": "",
+        "state": state,
+        "extensions": {},
+    }
 
 
 def assert_documented(app: Litestar, response: Response) -> None:

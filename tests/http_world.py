@@ -6,20 +6,23 @@ from uuid import uuid4
 import pytest
 
 from modledger.domain.postgres_ledger import PostgresLedger
-from tests.databases import later_template
 from tests.http_client import MASTER_KEY, World, people, started
-from tests.postgres_server import create_database, drop_database
+from tests.postgres_server import create_database, drop_database, filled, template
+
+
+@template("peopled", of="migrated")
+def _peopled(url: str) -> None:
+    with PostgresLedger(url, MASTER_KEY) as ledger:
+        world = World(url, ledger)
+        with world.connection:
+            people(world)
+            world.catch_up()
 
 
 @pytest.fixture(scope="session")
-def peopled_database(postgres_server: str, template_database: str) -> Iterator[str]:
+def peopled_database(postgres_server: str) -> Iterator[str]:
     """The name of a database with people of every role, whom every projector has folded. Nobody stays connected."""
-    with later_template(postgres_server, template_database) as (name, url):
-        with PostgresLedger(url, MASTER_KEY) as ledger:
-            world = World(url, ledger)
-            with world.connection:
-                people(world)
-                world.catch_up()
+    with filled(postgres_server, "peopled") as name:
         yield name
 
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from modledger.workers.postgres import EmbeddedPostgres, postgres_bin
-from tests.postgres_server import fast_folder
+from tests.made_once import copy_folder, fast_folder
 
 ATTACH = """
 import os, sys
@@ -66,13 +66,7 @@ def fresh_root(cluster_place: Path) -> Path:
 @pytest.fixture
 def pg_root(fresh_root: Path, stopped_cluster: Path) -> Path:
     """The folder of a stopped cluster, whose table `kept` holds a 7."""
-    return copy_cluster(stopped_cluster, fresh_root)
-
-
-def copy_cluster(root: Path, to: Path) -> Path:
-    # several times as fast as shutil.copytree on a thousand small files
-    subprocess.run(["cp", "-a", root, to], check=True)
-    return to
+    return copy_folder(stopped_cluster, fresh_root)
 
 
 def clear_away(root: Path) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from modledger.http.admission import Admission, admitted, place_of
 from modledger.http.errors import answer_error
 from modledger.http.together import Together
+from tests.http_client import scope_of
 
 PAGE = "https://panel.example.org"
 
@@ -70,21 +71,8 @@ class Served:
         async def send(message: Any) -> None:
             reply.take(message)
 
-        scope: Any = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": [(b"origin", PAGE.encode()), (b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("testserver", 80),
-            "scheme": "http",
-            "http_version": "1.1",
-            "root_path": "",
-            "state": {"correlation_id": "0d4f7a52"},
-            "extensions": {},
-        }
+        headers = [("origin", PAGE), ("content-type", "application/json")]
+        scope = scope_of(method, path, headers, correlation_id="0d4f7a52")
         await self.app(scope, receive, send)
         return reply
 

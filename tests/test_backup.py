@@ -30,9 +30,9 @@ from modledger.workers.postgres import EmbeddedPostgres, postgres_bin
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
 from tests.documented import blocks
+from tests.made_once import fast_folder
 from tests.postgres_processes import ask, until
 from tests.postgres_processes import execute as execute_sql
-from tests.postgres_server import fast_folder
 from tests.product import PATIENCE_SECONDS, free_port
 from tests.test_cli import modledger, refused
 

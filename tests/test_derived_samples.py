@@ -1,14 +1,11 @@
 """A sample of counts, marks and words finds what is wrong, missing or too many in tables of any size."""
 
-from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 import psycopg
-import pytest
 from hypothesis import HealthCheck, given, settings
 
-from bench.history import fill, history
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import derived_samples, punishments, samples
 from modledger.projections.catalog import PROJECTORS
@@ -16,7 +13,7 @@ from modledger.projections.derived_samples import sample_derived
 from modledger.projections.projector import Projector
 from modledger.projections.samples import verify_sample
 from modledger.workers.runner import catch_up
-from tests.databases import MASTER_KEY, later_template
+from tests.databases import MASTER_KEY
 from tests.projection_history import Happened, append
 from tests.random_history import histories
 
@@ -24,29 +21,6 @@ DERIVED = [one for one in PROJECTORS if one.also is not None]
 BY_NAME = {projector.name: projector for projector in PROJECTORS}
 # Of all lines of a small history, and all rows.
 WHOLE = 20_000
-
-
-@pytest.fixture(scope="module")
-def folded_database(postgres_server: str, template_database: str) -> Iterator[str]:
-    """The name of a database with a history that every projector has folded."""
-    with later_template(postgres_server, template_database) as (name, url):
-        with PostgresLedger(url, MASTER_KEY) as ledger:
-            fill(ledger, history(500))
-            catch_up(ledger, url, PROJECTORS)
-        yield name
-
-
-@pytest.fixture
-def template(request: pytest.FixtureRequest, template: str) -> str:
-    name: str = request.getfixturevalue("folded_database") if "conn" in request.fixturenames else template
-    return name
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    """Of a database with a history that every projector has folded."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 def found(database: str, projector: Projector[Any], size: int = WHOLE, seed: int = 1) -> list[tuple[str, str]]:
@@ -104,23 +78,23 @@ PLANTED = [
 ]
 
 
-def test_what_is_planted_in_a_table_beside_is_found_and_named(conn: psycopg.Connection, database: str) -> None:
+def test_what_is_planted_in_a_table_beside_is_found_and_named(folded: psycopg.Connection, database: str) -> None:
     for name, plant, field in PLANTED:
         projector = BY_NAME[name]
         beside = next(table.name for table in projector.beside if f"{table.name} " in f"{plant} ")
-        conn.execute(f"create temporary table kept as select * from {beside}".encode())
-        planted = conn.execute(plant.encode()).rowcount
+        folded.execute(f"create temporary table kept as select * from {beside}".encode())
+        planted = folded.execute(plant.encode()).rowcount
         assert planted > 0
         told = found(database, projector)
         assert any(where.startswith(f"{beside} (") and field == what for where, what in told), (plant, told)
         # And by lot: of few lines and few rows sooner or later.
         assert planted == 1 or any(found(database, projector, size=50, seed=seed) for seed in range(20)), plant
-        conn.execute(f"truncate {beside}; insert into {beside} select * from kept; drop table kept".encode())
+        folded.execute(f"truncate {beside}; insert into {beside} select * from kept; drop table kept".encode())
     assert [one for projector in DERIVED for one in found(database, projector)] == []
 
 
-def test_a_line_of_too_many_rows_is_compared_by_its_sums(conn: psycopg.Connection, database: str) -> None:
-    conn.execute("update punishment_counts set total = total + 1 where (guild_id, issued_by, week) = (0, 0, 0)")
+def test_a_line_of_too_many_rows_is_compared_by_its_sums(folded: psycopg.Connection, database: str) -> None:
+    folded.execute("update punishment_counts set total = total + 1 where (guild_id, issued_by, week) = (0, 0, 0)")
     told = [one for seed in range(60) for one in sample_derived(database, punishments.PROJECTOR, 1, Random(seed))]
     assert told != []
     assert {one.field for one in told} == {"total"}
@@ -130,19 +104,19 @@ def test_a_line_of_too_many_rows_is_compared_by_its_sums(conn: psycopg.Connectio
 
 
 def test_the_sample_of_large_tables_is_one_of_lines_and_that_of_small_ones_is_everything(
-    conn: psycopg.Connection, database: str, ledger: PostgresLedger
+    folded: psycopg.Connection, database: str, ledger: PostgresLedger
 ) -> None:
     # Five hundred events have fewer rows than that, so one wrong line of many is found at once.
     assert samples.FEW_ROWS > 1_000
     assert derived_samples.ROWS_EACH * 100 >= samples.FEW_ROWS
-    conn.execute("update punishment_counts set total = 0 where (guild_id, issued_by, type, week) = (0, 0, 1, 0)")
+    folded.execute("update punishment_counts set total = 0 where (guild_id, issued_by, type, week) = (0, 0, 1, 0)")
     results = verify_sample(database, PROJECTORS, ledger, 1, Random(1), every_table=True)
     assert {one.subject: len(one.differences) for one in results if one.differences} == {"punishments": 1}
 
 
-def test_nothing_of_the_sample_is_left_in_the_database(conn: psycopg.Connection, database: str) -> None:
+def test_nothing_of_the_sample_is_left_in_the_database(folded: psycopg.Connection, database: str) -> None:
     tables = "select count(*) from pg_class where relkind in ('r', 'v', 'i')"
-    before = conn.execute(tables).fetchone()
+    before = folded.execute(tables).fetchone()
     for projector in DERIVED:
         found(database, projector, size=50)
-    assert conn.execute(tables).fetchone() == before
+    assert folded.execute(tables).fetchone() == before

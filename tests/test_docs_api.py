@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.documented import Reading, blocks, examples
-from tests.postgres_server import fast_folder
-from tests.product import Answer, Product
+from tests.made_once import MadeOnce, fast_folder
+from tests.product import Answer, Product, make_product
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
@@ -24,9 +24,9 @@ DEMO_BOT = "666777888999111222"
 
 
 @pytest.fixture(scope="module")
-def product() -> Iterator[Product]:
+def product(made_once: MadeOnce) -> Iterator[Product]:
     with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
-        started = Product(Path(folder) / "data")
+        started = Product(made_once("product", make_product, Path(folder) / "data"))
         started.start()
         try:
             yield started

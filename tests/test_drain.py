@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from modledger.workers.postgres import EmbeddedPostgres
-from tests.postgres_server import fast_folder
-from tests.product import Product
+from tests.made_once import MadeOnce, fast_folder
+from tests.product import Product, make_product
 from tests.serves import Serve, ended_after
 from tests.test_ledger_postgres import appends_held_back
 
 
 @pytest.fixture(scope="module")
-def product() -> Iterator[Product]:
+def product(made_once: MadeOnce) -> Iterator[Product]:
     with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
-        started = Product(Path(folder) / "data")
+        started = Product(made_once("product", make_product, Path(folder) / "data"))
         started.start()
         try:
             yield started

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests import contract
-from tests.postgres_server import fast_folder
-from tests.product import Answer, Product
+from tests.made_once import MadeOnce, fast_folder
+from tests.product import Answer, Product, make_product
 from tests.shapes import differences, moment, one_of, text
 
 EXAMPLE_USER, EXAMPLE_ADMIN, EXAMPLE_GUILD = 123456789012345678, 999888777666555444, 987654321098765432
@@ -70,9 +70,9 @@ class Platform:
 
 
 @pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
+def platform(made_once: MadeOnce) -> Iterator[Platform]:
     with tempfile.TemporaryDirectory(prefix="modledger-test-", dir=fast_folder()) as folder:
-        product = Product(Path(folder) / "data", **NO_LIMITS)
+        product = Product(made_once("product", make_product, Path(folder) / "data"), **NO_LIMITS)
         product.start()
         try:
             yield Platform(product)

@@ -7,22 +7,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
 from modledger.domain import commands
 from modledger.domain.envelope import SYSTEM, Subject
-from modledger.http.app import create_app
-from tests.http_client import GUILD, MASTER_KEY, NAMES, OTHER_USER, OWNER, SETTINGS, World, error_of
+from tests.http_client import GUILD, NAMES, OTHER_USER, OWNER, World, error_of
+from tests.openapi_document import DOCUMENT, OPERATIONS
 
-DOCUMENT: dict[str, Any] = json.loads(
-    msgspec.json.encode(create_app(SETTINGS, conninfo="", master_key=MASTER_KEY).openapi_schema.to_schema())
-)
-OPERATIONS = {
-    operation["operationId"]: (method.upper(), path, operation)
-    for path, methods in DOCUMENT["paths"].items()
-    for method, operation in methods.items()
-}
 JSON = "application/json"
 TOP = 2**63 - 1
 BOT = 6000

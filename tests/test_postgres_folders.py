@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from modledger.workers.postgres import PostgresError, postgres_bin
+from tests.made_once import copy_folder
 from tests.postgres_processes import (
     BIN_DIRS,
     answers,
     ask,
-    copy_cluster,
     execute,
     pid_of,
     server_for_tests,
@@ -64,7 +64,7 @@ def test_a_moved_folder_keeps_its_data_and_gets_its_socket_at_the_new_place(pg_r
 
 def test_a_copy_of_a_folder_whose_server_runs_gets_a_server_of_its_own(pg_root: Path, cluster_place: Path) -> None:
     original = server_for_tests(pg_root)
-    copy_cluster(pg_root, cluster_place / "copy")
+    copy_folder(pg_root, cluster_place / "copy")
     url = original.attach()
     shutil.copy(pg_root / "data" / "postmaster.pid", cluster_place / "copy" / "data" / "postmaster.pid")
     copy = server_for_tests(cluster_place / "copy")
@@ -142,7 +142,7 @@ SQUATS = [_opened_to_all, _replaced_by_a_link, *([_given_away] if os.geteuid() =
 def test_a_socket_folder_that_somebody_else_could_use_is_refused(
     cluster_place: Path, stopped_cluster: Path, squat: Callable[[Path], None], running: bool
 ) -> None:
-    pg_root = copy_cluster(stopped_cluster, cluster_place / ("long" * 30))
+    pg_root = copy_folder(stopped_cluster, cluster_place / ("long" * 30))
     server = server_for_tests(pg_root)
     directory = socket_dir(server.attach())
     assert directory.parent == Path("/tmp")

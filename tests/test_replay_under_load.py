@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.replay_under_load import render, run
 from modledger.projections.catalog import PROJECTORS
-from tests.postgres_server import fast_folder
+from tests.made_once import fast_folder
 
 EVENTS = 1_500
 

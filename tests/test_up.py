@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from modledger.workers.demo import DEMO_ROLES
-from tests.postgres_server import fast_folder
+from tests.made_once import fast_folder
 from tests.product import Answer, Product
 
 PROFILE = {

@@ -20,8 +20,8 @@ from modledger.workers.logins import APP, OWNER, READ, as_login, embedded
 from modledger.workers.migrate import migrate
 from modledger.workers.postgres import EmbeddedPostgres, PostgresError
 from tests.chaos.proxy import Proxy
+from tests.made_once import fast_folder
 from tests.postgres_processes import pid_of, socket_dir
-from tests.postgres_server import fast_folder
 from tests.product import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
