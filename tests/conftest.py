@@ -11,8 +11,9 @@ pytest_plugins = ["tests.made_once", "tests.postgres_server", "tests.databases",
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Some five thousand tests are made and kept until the end: to look for rubbish among them again and again took two of
-# the five seconds of collecting them, in every worker.
+# the five seconds of collecting them, in every worker. And while they run it is looked for as often as in `serve`.
 gc.disable()
+gc.set_threshold(10_000)
 
 
 # Where a file's tests share what takes long to make, one process runs them all (--dist loadfile); so those that take

@@ -30,7 +30,8 @@ from modledger.workers.runner import run_projectors
 from tests.chromium import NoBrowser, Tab, tab_of_new_browser
 from tests.cookie_operations import POSTS, example, filled
 from tests.http_client import MASTER_KEY, OTHER_USER, OWNER, World, people
-from tests.postgres_server import create_database, fast_folder
+from tests.made_once import fast_folder
+from tests.postgres_server import create_database
 from tests.product import free_port
 from tests.serves import Serve, cookie_of, ended_after, environment_of
 
