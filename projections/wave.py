@@ -163,6 +163,8 @@ def _write(
     names = [part.projector.name for part in parts]
     track, generations, cursor = (conn.cursor(row_factory=tuple_row) for _ in range(3))
     try:
+        # Without conn.transaction(): in a pipeline it waits for answers, in psycopg 3.3 perhaps for ever, with a part
+        # of a large statement not sent yet. The end of the pipeline itself sends everything first.
         with conn.pipeline():
             cursor.execute("begin")
             # First, because these row locks hold back every other runner of these projectors until we have committed.
