@@ -80,31 +80,39 @@ class Weeks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str, among: str) -> list[str]:
-    """What stands in WITH for the punishments that have all of ``bits``, relations of (span, bits). ``found``: which
-    these are, by their marks. ``decided``: how many, and whether to fetch and sort them is quicker (3 µs each) than to
-    walk over those ``among`` which they are until ``last`` are met (1 µs each). ``few``: their rows that are
-    ``wanted``, if so.
+    """What stands in WITH for the punishments that have all of ``bits``, relations of (span, bits).
 
-    With ``weeks`` only those of the page's own weeks are fetched, or walked over. ``in_week``: how many are found in
-    each week from the cursor on. ``spread``: from where to where the page reaches, which are ``near``.
+    ``found``: which these are, by their marks. ``counted``: how many, and whether to fetch and sort them all is quicker
+    (3 µs each) than to walk over those ``among`` which they are until ``last`` are met (1 µs each). With ``weeks``
+    there is a third way, to fetch those of the page's own weeks, and a walk is of these weeks only. ``in_week``: how
+    many are found in each week from the cursor on. ``spread``: from where to where the page reaches, which are
+    ``near``. ``decided``: which way it is; that of ``few``, all or near ones, whose rows that are ``wanted`` are then
+    there, or the walk.
     """
-    many, picked = ("most", "found") if weeks is None else ("(select near from spread)", "picked")
+    near = "" if weeks is None else f" or 3.0 * (select near from spread) * most <= {last} * {among}"  # noqa: S608
+    ids = [f"select id from ({marks.ids('found')}) one where (select few from counted)"]  # noqa: S608
+    if weeks is not None:
+        ids.append(f"select id from ({marks.ids('picked')}) one")  # noqa: S608
     return [
         f"""found as materialized (
             select span, bit_and(bits) as bits from ({" union all ".join(bits)}) one
             group by span having count(*) >= {len(bits)}
         )""",  # noqa: S608
-        *([] if weeks is None else _weeks_of_page(weeks)),
-        f"""decided as materialized (
-            select most, 3.0 * {many} * most <= {last} * {among} as few
+        f"""counted as materialized (
+            select most, 3.0 * most * most <= {last} * {among} as few
             from (select coalesce(sum(bit_count(bits)), 0)::bigint as most from found) as of_found
+        )""",  # noqa: S608
+        *([] if weeks is None else _weeks_of_page(weeks)),
+        # Without AND and OR, of which either side may be asked first: the weeks are read where they have to be.
+        f"""decided as materialized (
+            select most, case when few then true else false{near} end as few from counted
         )""",  # noqa: S608
         *([] if weeks is None else [_PICKED]),
         # punishments_id, one look for all of them; OFFSET 0 because nothing else is to be tried.
         f"""few as materialized (
             select p.* from (
                 select * from punishments
-                where id = any(array(select id from ({marks.ids(picked)}) one where (select few from decided))) offset 0
+                where id = any(array({" union all ".join(ids)})) offset 0
             ) p where {" and ".join(wanted)}
         )""",  # noqa: S608
     ]
@@ -114,7 +122,8 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
 _PICKED = f"""picked as materialized (
     select span, bit_or(of_week.bits) & bit_and(found.bits) as bits
     from (
-        select span, bits from punishment_marks where kind = {marks.WEEK} and (select few from decided)
+        select span, bits from punishment_marks where kind = {marks.WEEK}
+        and (select case when counted.few then false else decided.few end from counted, decided)
         and value between (select first from spread) and (select last from spread) offset 0
     ) of_week join found using (span)
     group by span
@@ -124,24 +133,30 @@ _PICKED = f"""picked as materialized (
 def _weeks_of_page(weeks: Weeks) -> list[str]:
     reached, else_, way, beyond = ("max", "min", "desc", "<=") if weeks.descending else ("min", "max", "asc", ">=")
     # Of the cursor's own week it is not known how many are left.
-    from_cursor, left = "true", "found"
+    from_cursor, left = "", "found"
     if weeks.cursor is not None:
-        from_cursor, left = f"value {beyond} {weeks.cursor}", f"case when week <> {weeks.cursor} then found else 0 end"
+        from_cursor = f" and value {beyond} {weeks.cursor}"
+        left = f"case when week <> {weeks.cursor} then found else 0 end"
     return [
-        # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
+        # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span, and because
+        # what is counted is smaller than its marks to be put in groups.
         f"""in_week as materialized (
-            select value as week, sum(bit_count(of_week.bits & found.bits))::bigint as found
+            select week, sum(found)::bigint as found
             from (
-                select span, bits, value from punishment_marks where kind = {marks.WEEK} and {from_cursor} offset 0
-            ) of_week join found using (span)
-            where bit_count(of_week.bits & found.bits) > 0 group by value
+                select of_week.value as week, bit_count(of_week.bits & found.bits) as found
+                from (
+                    select span, bits, value from punishment_marks
+                    where kind = {marks.WEEK} and (select not few from counted){from_cursor} offset 0
+                ) of_week join found using (span) offset 0
+            ) of_line
+            where found > 0 group by week
         )""",  # noqa: S608
         f"""spread as materialized (
             select min(week) as first, max(week) as last, coalesce(sum(found), 0) as near,
                 {beginning_of("min(week)")} as since, {beginning_of("max(week) + 1")} as until
             from in_week where week {">=" if weeks.descending else "<="} (
                 select coalesce({reached}(week) filter (where so_far >= {weeks.needed}), {else_}(week))
-                from (select week, sum({left}) over (order by week {way}) as so_far from in_week) counted
+                from (select week, sum({left}) over (order by week {way}) as so_far from in_week) so_far
             )
         )""",  # noqa: S608
     ]

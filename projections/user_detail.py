@@ -82,7 +82,7 @@ _LISTS = {
 }
 
 # $1 bigint[] of user ids. A line per id asked for: id, the least checkpoint, that of ``profile``, and all else as one
-# JSON document (``_Read``), which takes a fifth of what rows of columns do to read. One statement, so one snapshot.
+# JSON document (``_Read``): msgspec makes rows of it at once. One statement, so one snapshot.
 # projection_tracking_pkey (a projector without a row has folded nothing yet), profiles_pkey, user_activity_pkey
 BY_IDS = f"""
     select asked.key,
