@@ -127,7 +127,8 @@ def _all(data: DataSet) -> Taken:
 def _connected(data: DataSet) -> psycopg.Connection[Any]:
     """As the product reads (http/reader.py)."""
     connection = psycopg.connect(data.superuser, autocommit=True, prepare_threshold=0)
-    connection.execute(SESSION.encode(), prepare=False)
+    # Its own questions about all rows take longer than a read may.
+    connection.execute(f"{SESSION}; set statement_timeout = 0".encode(), prepare=False)
     return connection
 
 
