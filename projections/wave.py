@@ -17,7 +17,6 @@ from psycopg.rows import tuple_row
 from modledger.domain.envelope import Recorded
 from modledger.domain.ledger import Ledger, Passage
 from modledger.projections.projector import (
-    Batch,
     Cursor,
     Key,
     Projector,
@@ -34,8 +33,8 @@ from modledger.projections.projector import (
 
 class Wave(msgspec.Struct, frozen=True, kw_only=True):
     """``read`` events were passed; whoever went along stands at ``position`` or, having been ahead, beyond it. ``left``
-    says why whom was left behind; ``stands`` where the others stand now. ``more``: the wave was full, or broke off and
-    has to be tried again, so that more events probably wait."""
+    says why whom was left behind; ``stands`` where the others stand now. ``more``: the wave was full, so that more
+    events probably wait."""
 
     read: int
     position: int
@@ -46,7 +45,7 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Part(msgspec.Struct, frozen=True):
     projector: Projector[Any]
-    batch: Batch
+    handled: list[tuple[Recorded, Key]]
 
 
 def advance_together(
@@ -79,10 +78,8 @@ def advance_together(
         return Wave(read=0, position=after, more=False, left=left, stands={})
     passage = ledger.read_topics(frozenset[str]().union(*(one.topics for one in together)), after, limit)
     # One that is further already waits until the others have come.
-    moving = [one for one in together if positions[one.name] < passage.position]
-    parts = _fold(conn, moving, positions, passage, left)
-    written = _write(conn, parts, stands, passage.position, left) if parts else set()
-    again = bool(parts) and not written
+    handled = _handled([one for one in together if positions[one.name] < passage.position], positions, passage, left)
+    written = _write(conn, handled, stands, passage.position, left) if handled else set()
     now = {
         one.name: msgspec.structs.replace(stands[one.name], position=passage.position)
         if one.name in written
@@ -90,13 +87,7 @@ def advance_together(
         for one in together
         if one.name not in left
     }
-    return Wave(
-        read=passage.passed,
-        position=after if again else passage.position,
-        more=again or passage.passed >= limit,
-        left=left,
-        stands=now,
-    )
+    return Wave(read=passage.passed, position=passage.position, more=passage.passed >= limit, left=left, stands=now)
 
 
 def _left_by_their_tables(projectors: Sequence[Projector[Any]], stands: Mapping[str, Standing]) -> dict[str, str]:
@@ -109,46 +100,31 @@ def _left_by_their_tables(projectors: Sequence[Projector[Any]], stands: Mapping[
     return left
 
 
-def _fold(
-    conn: psycopg.Connection[Any],
-    projectors: Sequence[Projector[Any]],
-    positions: Mapping[str, int],
-    passage: Passage,
-    left: dict[str, str],
+def _handled(
+    projectors: Sequence[Projector[Any]], positions: Mapping[str, int], passage: Passage, left: dict[str, str]
 ) -> list[_Part]:
-    """What each makes of its part of the passage; adds to ``left`` those that cannot take an event of it."""
-    handled: list[tuple[Projector[Any], list[tuple[Recorded, Key]]]] = []
+    """What each has to fold of the passage; adds to ``left`` those that cannot even say that."""
+    parts = []
     for one in projectors:
         after = positions[one.name]
         try:
-            handled.append((one, handled_by(one, (event for event in passage.events if event.position > after))))
+            parts.append(_Part(one, handled_by(one, (event for event in passage.events if event.position > after))))
         except Exception as error:
             left[one.name] = repr(error)
-    with conn.pipeline():
-        asked: list[list[Cursor]] = [ask_for_rows(conn, one, mine) for one, mine in handled]
-    parts = []
-    for (one, mine), cursors in zip(handled, asked, strict=True):
-        batch = fold_batch(one, rows_of(one, cursors), mine)
-        if batch.failure is None:
-            parts.append(_Part(one, batch))
-        else:
-            left[one.name] = str(batch.failure)
     return parts
 
 
 # Of the rows that are where they were seen those that nobody else has in hand. projection_tracking_pkey
-_TRACK = """
-    with ours as materialized (
-        select t.application_name from projection_tracking as t
-        join unnest(%s::text[], %s::bigint[]) as seen (name, position)
-            on t.application_name = seen.name and t.notification_id = seen.position
-        for update of t skip locked
-    )
-    update projection_tracking as t set notification_id = %s from ours
-    where t.application_name = ours.application_name returning t.application_name
+_LOCK = """
+    select t.application_name from projection_tracking as t
+    join unnest(%s::text[], %s::bigint[]) as seen (name, position)
+        on t.application_name = seen.name and t.notification_id = seen.position
+    for update of t skip locked
 """
 # read_models_pkey
 _GENERATIONS = "select projector, generation from read_models where projector = any(%s)"
+# projection_tracking_pkey
+_MOVE = "update projection_tracking set notification_id = %s where application_name = any(%s)"
 
 
 def _write(
@@ -158,35 +134,51 @@ def _write(
     position: int,
     left: dict[str, str],
 ) -> set[str]:
-    """Commits checkpoints and rows; answers whose, and adds the others to ``left``. None at all where tables were
-    replaced under somebody's feet."""
+    """Commits checkpoints and rows; answers whose, and adds the others to ``left``."""
     names = [part.projector.name for part in parts]
-    track, generations, cursor = (conn.cursor(row_factory=tuple_row) for _ in range(3))
+    lock, generations, cursor = (conn.cursor(row_factory=tuple_row) for _ in range(3))
     try:
         # Without conn.transaction(): in a pipeline it waits for answers, in psycopg 3.3 perhaps for ever, with a part
         # of a large statement not sent yet. The end of the pipeline itself sends everything first.
         with conn.pipeline():
             cursor.execute("begin")
-            # First, because these row locks hold back every other runner of these projectors until we have committed.
-            track.execute(_TRACK, (names, [stands[name].position for name in names], position))
+            # Before anything is read of their tables: these row locks hold back every other runner of these projectors
+            # until we have committed, and whoever puts other tables in the place of one's has its lock for as long.
+            lock.execute(_LOCK, (names, [stands[name].position for name in names]))
             # Only now, in a snapshot of its own: tables may have been replaced until those locks were ours.
             generations.execute(_GENERATIONS, (names,))
-        ours = {name for (name,) in track.fetchall()}
+        ours = {name for (name,) in lock.fetchall()}
         now: dict[str, int] = dict(generations.fetchall())
         replaced = {name for name in ours if name in now and now[name] != stands[name].generation}
         left |= dict.fromkeys(set(names) - ours, "its checkpoint is somebody else's at the moment, or has moved")
         left |= dict.fromkeys(replaced, "its tables were replaced")
-        if replaced or not ours:
-            conn.rollback()
-            return set()
+        changes = _fold(conn, [part for part in parts if part.projector.name in ours - replaced], left)
         with conn.pipeline():
+            if changes:
+                cursor.execute(_MOVE, (position, list(changes)))
             for part in parts:
-                if part.projector.name in ours:
-                    write(cursor, part.projector, part.batch.changes)
+                if part.projector.name in changes:
+                    write(cursor, part.projector, changes[part.projector.name])
             cursor.execute("commit")
     except BaseException:
         # Where the connection is lost the server does it.
         with suppress(psycopg.Error):
             conn.rollback()
         raise
-    return ours
+    return set(changes)
+
+
+def _fold(
+    conn: psycopg.Connection[Any], parts: Sequence[_Part], left: dict[str, str]
+) -> dict[str, list[tuple[Any, Any]]]:
+    """By projector what it makes of its part; adds to ``left`` those that refuse an event of it."""
+    with conn.pipeline():
+        asked: list[list[Cursor]] = [ask_for_rows(conn, part.projector, part.handled) for part in parts]
+    changes = {}
+    for part, cursors in zip(parts, asked, strict=True):
+        batch = fold_batch(part.projector, rows_of(part.projector, cursors), part.handled)
+        if batch.failure is None:
+            changes[part.projector.name] = batch.changes
+        else:
+            left[part.projector.name] = str(batch.failure)
+    return changes
