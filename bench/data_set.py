@@ -2,7 +2,8 @@
 
 It stands in ``.data/bench-<punishments>-<seed>-<hash>`` and is used by every run; the hash is that of the read
 tables, so that another version of these gets one of its own. Runs add the warnings that they measure. Beside the
-product's database ``modledger`` stands ``crud``, a copy of its read tables and indexes for the peer without a ledger.
+product's database ``modledger`` stands ``crud``, a copy of its read tables and indexes for the peer without a ledger,
+which is made anew for a run after one that has left warnings.
 """
 
 import hashlib
@@ -90,6 +91,9 @@ def opened(home: Path, punishments: int, console: Console) -> Iterator[DataSet]:
         superuser = server.attach()
         # A version of the program with other tables beside the read tables brings them along.
         _command(folder, "migrate")
+        if _punishments(superuser) != _punishments(named(superuser, CRUD)):
+            # An earlier run has left its warnings in ours.
+            _copy_for_the_peer(superuser)
         yield DataSet(folder, superuser, msgspec.json.decode(record.read_bytes(), type=Made))
     finally:
         server.stop()
@@ -150,8 +154,16 @@ def _command(folder: Path, *arguments: str) -> tuple[float, int]:
     return seconds, max((mib for name, mib in peaks.mib.items() if name.startswith("command")), default=0)
 
 
+def _punishments(database: str) -> int:
+    with psycopg.connect(database) as connection:
+        found = connection.execute("select count(*) from punishments").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
 def _copy_for_the_peer(superuser: str) -> None:
     with psycopg.connect(named(superuser, "postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(CRUD)))
         connection.execute(sql.SQL("create database {} template modledger").format(sql.Identifier(CRUD)))
     with psycopg.connect(named(superuser, CRUD), autocommit=True) as connection:
         tables = connection.execute(

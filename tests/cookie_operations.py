@@ -3,14 +3,9 @@
 import json
 from typing import Any
 
-import msgspec
+from tests.http_client import USER
+from tests.openapi_document import DOCUMENT
 
-from modledger.http.app import create_app
-from tests.http_client import MASTER_KEY, SETTINGS, USER
-
-DOCUMENT: dict[str, Any] = json.loads(
-    msgspec.json.encode(create_app(SETTINGS, conninfo="", master_key=MASTER_KEY).openapi_schema.to_schema())
-)
 POSTS = {
     path: methods["post"]
     for path, methods in DOCUMENT["paths"].items()

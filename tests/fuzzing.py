@@ -8,6 +8,7 @@ exist, or almost every request would end in 404 and the code behind would hardly
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from datetime import timedelta
 from itertools import count
 from random import Random
@@ -30,7 +31,8 @@ from tests.http_client import World
 from tests.openapi_document import DOCUMENT
 from tests.sealing import begun
 
-_SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+# A copy, for it writes what references stand for into what it is given.
+_SCHEMA = schemathesis.openapi.from_dict(deepcopy(DOCUMENT))
 OPERATIONS: dict[str, Any] = {
     found.definition.raw["operationId"]: found
     for found in (one.ok() for one in _SCHEMA.get_all_operations())  # type: ignore[union-attr]

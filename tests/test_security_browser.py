@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from modledger.domain.settings import Settings
-from tests.cookie_operations import DOCUMENT, POSTS, example, filled
+from tests.cookie_operations import POSTS, example, filled
 from tests.http_client import OWNER, USER, World, error_of, started
+from tests.openapi_document import DOCUMENT
 
 EVIL = "https://evil.example"
 # What a browser says beside it when a form of another site is sent.
