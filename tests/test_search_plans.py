@@ -107,3 +107,19 @@ def test_a_search_is_planned_once_for_whoever_is_asked_about(
     cursor.execute("select custom_plans from pg_prepared_statements where statement = $1", (sql,))
     # PostgreSQL tries the first five ways by themselves before it compares.
     assert [custom <= 5 for (custom,) in cursor.fetchall()] == [True]
+
+
+@pytest.mark.parametrize(("until", "walked"), [(0.301, False), (0.5, True)])
+@pytest.mark.parametrize("filters", [{}, {"issued_by": ISSUER}, {"type": 1}, {"active_only": True}])
+def test_between_dates_the_last_ends_are_sorted_where_there_are_few_and_else_walked_along(
+    conn: psycopg.Connection[Any], filters: dict[str, Any], until: float, walked: bool
+) -> None:
+    ((after, before),) = conn.execute(
+        "select percentile_disc(0.3) within group (order by created_at),"
+        " percentile_disc(%s) within group (order by created_at) from punishments",
+        (until,),
+    ).fetchall()
+    search = Search(created_after=after, created_before=before, sort="-expires_at", **filters)
+    # What is not chosen stands in the plan and is never begun.
+    used = {node["Index Name"] for node in explained(conn, search) if "Index Name" in node and node["Actual Loops"]}
+    assert any(name.endswith("_ends") for name in used) is walked
