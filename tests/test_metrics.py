@@ -134,8 +134,8 @@ def test_both_processes_say_the_same_of_the_installation_once_the_projectors_are
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         serve, work = scrape(product, "serve"), scrape(product, "work")
-        lags = {**serve["modledger_projection_lag_events"], **work["modledger_projection_lag_events"]}
-        if not any(lags.values()) or time.monotonic() > deadline:
+        lags = [lag for series in (serve, work) for lag in series["modledger_projection_lag_events"].values()]
+        if not any(lags) or time.monotonic() > deadline:
             break
         time.sleep(0.05)
     names = {(("projector", projector.name),) for projector in PROJECTORS}
