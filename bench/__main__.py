@@ -48,7 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--home", type=Path, default=default_home(), help="where data sets are kept")
     parser.add_argument("--rounds", type=int, default=default.rounds)
     parser.add_argument("--seconds", type=float, default=default.seconds, help="for each contestant in each round")
-    parser.add_argument("--writers", type=int, default=default.writers, help="who append at the same time")
     parser.add_argument("--events", type=int, default=default.events, help="in the ledger of catch-up")
     parser.add_argument("--records", type=int, default=default.records, help="of an import")
     parser.add_argument("--requests", type=int, default=default.requests, help="until serve's memory is read")
@@ -63,7 +62,6 @@ def main(arguments: list[str] | None = None) -> None:
             beside=size_of(given.beside),
             rounds=given.rounds,
             seconds=given.seconds,
-            writers=given.writers,
             events=given.events,
             records=given.records,
             requests=given.requests,

@@ -16,7 +16,7 @@ from uuid import uuid4
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
-from bench.measure import Effort, in_turn
+from bench.measure import in_turn
 from bench.peers.library import recorder
 from bench.reads import run_pgbench
 from bench.server import create_database
@@ -30,6 +30,7 @@ from modledger.workers.migrate import migrate
 
 T = TypeVar("T")
 
+THREADS = 8
 BATCH = 1_000
 # How many streams one writer goes round.
 STREAMS = 200
@@ -46,7 +47,6 @@ ONE = "insert into plain (stream, version, topic, state, recorded_at, command_id
 def measure(world: World) -> dict[str, Result | str]:
     """On databases of its own, on a server of the run."""
     conninfo, effort, key = world.scratch(), world.effort, os.urandom(32)
-    several, seconds = effort.writers, effort.seconds
     plain = create_database(conninfo, "append_plain")
     ours = create_database(conninfo, "append_ours")
     theirs = create_database(conninfo, "append_library")
@@ -60,8 +60,8 @@ def measure(world: World) -> dict[str, Result | str]:
         ledger.append(next(warnings(0)))
         state = _state(ours)
         one, many = _scripts(state, world.folder())
-        writers = [warnings(next(numbers) * STREAMS) for _ in range(1 + several)]
-        records = [stored(state) for _ in range(1 + several)]
+        writers = [warnings(next(numbers) * STREAMS) for _ in range(1 + THREADS)]
+        records = [stored(state) for _ in range(1 + THREADS)]
         batches, stored_batches = warnings(next(numbers) * STREAMS), stored(state)
         lost: list[float] = []
 
@@ -74,14 +74,15 @@ def measure(world: World) -> dict[str, Result | str]:
         def followed(work: Callable[[], float]) -> Callable[[], float]:
             return lambda: _followed(ledger, work, lost)
 
+        seconds = effort.seconds
         figures = in_turn(
             {
-                "ours processes": followed(lambda: _processes("ours", ours, key, state, numbers, effort)),
-                "peer processes": lambda: _processes("library", theirs, key, state, numbers, effort),
+                "ours processes": followed(lambda: _processes("ours", ours, key, state, numbers, seconds)),
+                "peer processes": lambda: _processes("library", theirs, key, state, numbers, seconds),
                 "ours 8": followed(
                     lambda: _at_once([lambda w=w: append(w) for w in writers[1:]], seconds)  # type: ignore[misc]
                 ),
-                "floor 8": lambda: run_pgbench(plain, one, several, seconds),
+                "floor 8": lambda: run_pgbench(plain, one, THREADS, seconds),
                 "peer 8": lambda: _at_once([lambda r=r: insert(r) for r in records[1:]], seconds),  # type: ignore[misc]
                 "ours 1": lambda: _at_once([lambda: append(writers[0])], seconds),
                 "floor 1": lambda: run_pgbench(plain, one, 1, seconds),
@@ -92,7 +93,7 @@ def measure(world: World) -> dict[str, Result | str]:
             },
             effort.rounds,
         )
-    note = f"{several} writers; {len(state)} bytes of state; ours encodes and encrypts, floor and peer get the bytes"
+    note = f"{len(state)} bytes of state; ours encodes and encrypts, floor and peer get the bytes"
     named = {"append": ("processes", "8"), "append grouped": ("8", "8"), "append one": ("1", "1")}
     named["append batch"] = ("batch", "batch")
     found: dict[str, Result | str] = {
@@ -139,18 +140,18 @@ def _followed(ledger: PostgresLedger, work: Callable[[], float], lost: list[floa
     return figure
 
 
-def _processes(kind: str, conninfo: str, key: bytes, state: bytes, numbers: Iterator[int], effort: Effort) -> float:
-    """Events a second of ``writers`` processes together."""
+def _processes(kind: str, conninfo: str, key: bytes, state: bytes, numbers: Iterator[int], seconds: float) -> float:
+    """Events a second of ``THREADS`` processes together."""
     environment = os.environ | {"BENCH_KEY": key.hex(), "BENCH_STATE": state.hex()}
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "bench.writers", kind, conninfo, str(next(numbers) * STREAMS), str(effort.seconds)],
+            [sys.executable, "-m", "bench.writers", kind, conninfo, str(next(numbers) * STREAMS), str(seconds)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(effort.writers)
+        for _ in range(THREADS)
     ]
     try:
         for process in started:

@@ -21,8 +21,8 @@ from modledger.domain.ledger import Ledger
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import punishments
 from modledger.projections.catalog import PROJECTORS, create
+from modledger.projections.joint_advance import advance_together
 from modledger.projections.projector import advance, checkpoint
-from modledger.projections.wave import advance_together
 from modledger.workers.migrate import migrate
 from modledger.workers.runner import BATCH
 

@@ -23,14 +23,13 @@ LIBRARIES = (
 
 class Effort(msgspec.Struct, frozen=True, kw_only=True):
     """How much is measured: ``punishments`` in the data set, ``rounds`` (≥ 1), ``seconds`` for each contestant in each
-    round where time is what is given (wrk and pgbench: whole seconds from one on), ``writers`` that append at the same
-    time, ``events`` in the ledger of catch-up, ``records`` of an import, ``requests`` that serve has answered when its
-    memory is read, ``beside``: punishments of the smaller data set that search and rebuild compare with."""
+    round where time is what is given (wrk and pgbench: whole seconds from one on), ``events`` in the ledger of
+    catch-up, ``records`` of an import, ``requests`` that serve has answered when its memory is read,
+    ``beside``: punishments of the smaller data set that search and rebuild compare with."""
 
     punishments: int = 1_000_000
     rounds: int = 3
     seconds: float = 2.0
-    writers: int = 8
     events: int = 60_000
     records: int = 40_000
     requests: int = 1_000_000

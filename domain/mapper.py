@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -17,6 +17,8 @@ from modledger.domain.events import ERASED, EVENTS, Event, SubjectErased, has_te
 from modledger.domain.ledger import Append, Seen
 from modledger.domain.personal_text import DamagedText, MasterKey, Random, Standing, SubjectKey
 from modledger.domain.upcasting import UPCASTS, Upcast, newest, upcast
+
+Payload = TypeVar("Payload", dict[str, Any], msgspec.Raw)
 
 
 class UnreadableEvent(Exception):
@@ -46,29 +48,16 @@ class Personal(msgspec.Struct, frozen=True):
     text: bytes
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The stored bytes: envelope and payload. ``personal`` is left out where every personal field is None."""
+class State(msgspec.Struct, Generic[Payload], frozen=True, omit_defaults=True):
+    """The stored bytes: envelope and payload, an object on its way there, bytes on its way back. ``personal`` is left
+    out where every personal field is None."""
 
     event_id: UUID
     occurred_at: datetime
     actor: Actor
     correlation_id: UUID
     via: Via
-    payload: msgspec.Raw
-    causation_id: UUID | None = None
-    external_id: str | None = None
-    personal: Personal | None = None
-
-
-class NewState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """As ``State``, on the way there: the payload is not encoded yet."""
-
-    event_id: UUID
-    occurred_at: datetime
-    actor: Actor
-    correlation_id: UUID
-    via: Via
-    payload: dict[str, Any]
+    payload: Payload
     causation_id: UUID | None = None
     external_id: str | None = None
     personal: Personal | None = None
@@ -96,7 +85,7 @@ class Named(msgspec.Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_name = msgspec.json.Decoder(Named).decode
-_decode_state = msgspec.json.Decoder(State).decode
+_decode_state = msgspec.json.Decoder(State[msgspec.Raw]).decode
 _decode_payload = msgspec.json.Decoder(dict[str, Any]).decode
 
 # What stands for a personal field whose text is gone.
@@ -146,7 +135,7 @@ class EventMapper(Mapper[str]):
                 if key is None or key.subject != new.stream:
                     raise ValueError(f"{event.TOPIC} has personal text and needs the key of {new.stream}")
                 personal = Personal(key.generation, key.seal(_encode(text), new.event_id, random))
-        state = NewState(
+        state = State(
             new.event_id,
             new.occurred_at,
             new.actor,

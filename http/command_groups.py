@@ -7,7 +7,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from anyio import to_thread
 
@@ -25,13 +25,11 @@ MOST = 128
 PATIENCE = 0.5
 
 
-class _Waiting(Generic[T]):
-    __slots__ = ("answer", "command", "context", "then")
-
-    def __init__(
-        self, command: Command, context: Context, then: Callable[[Outcome], T], answer: "asyncio.Future[T]"
-    ) -> None:
-        self.command, self.context, self.then, self.answer = command, context, then, answer
+class _Waiting(NamedTuple, Generic[T]):
+    command: Command
+    context: Context
+    then: Callable[[Outcome], T]
+    answer: "asyncio.Future[T]"
 
 
 class CommandGroups:

@@ -223,8 +223,9 @@ def _few_between(search: Search, types: tuple[int, ...], now: datetime) -> bool 
     it takes the counts to tell.
 
     What ends last was mostly issued last: a walk from there passes what was issued since ``created_before``, within an
-    index that has created_at too, each at about a fortieth of what fetching and sorting one costs. A walk from the
-    first end passes what was running at ``created_after``.
+    index that has created_at too, each at about a fortieth of what fetching and sorting one costs (docs/search.md). A
+    walk from the first end passes what was running at ``created_after``. A thousand are sorted in a millisecond, as
+    fast as any walk.
     """
     after, before = search.created_after, search.created_before
     if after is None:
@@ -239,9 +240,9 @@ def _few_between(search: Search, types: tuple[int, ...], now: datetime) -> bool 
     share = max(0.0, min(1.0, (before - after) / timedelta(weeks=until - since + 1))) if until >= since else 0.0
     # punishment_counts_pkey
     return f"""(
-        select share < 1000 or 40 * share < later from (
-            select coalesce(sum({counted}) filter (where week <= {until:d}), 0) * {share:.9f} as share,
-                coalesce(sum({counted}) filter (where week > {until:d}), 0) as later
+        select between_them < 1000 or 40 * between_them < issued_since from (
+            select coalesce(sum({counted}) filter (where week <= {until:d}), 0) * {share:.9f} as between_them,
+                coalesce(sum({counted}) filter (where week > {until:d}), 0) as issued_since
             from punishment_counts where guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d}
             and {_of_type(types)} and week >= {since:d}
         ) of_weeks

@@ -100,6 +100,13 @@ def database(postgres_server: str, template: str, _recycling: None) -> Iterator[
 
 
 @pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection]:
+    """A connection to ``database``, in autocommit mode."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
 def folded(database: str) -> Iterator[psycopg.Connection]:
     """A connection to ``database``, in which for a test that asks for this is what ``folded_database`` has."""
     with psycopg.connect(database, autocommit=True) as connection:

@@ -8,22 +8,16 @@ import argparse
 import logging
 import secrets
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
 import structlog
 from rich.console import Console
 from rich.table import Table
 
-from modledger.domain.postgres_ledger import PostgresLedger
-from modledger.workers.migrate import migrate
-from modledger.workers.postgres import EmbeddedPostgres
 from tests.fuzzing import OPERATIONS, Fuzzed
-from tests.http_client import MASTER_KEY, World, people, started
-from tests.made_once import fast_folder
-from tests.postgres_server import create_database
+from tests.http_client import started
+from tests.http_world import world_without_pytest
 
 EXAMPLES = 10
 
@@ -40,21 +34,9 @@ def main() -> None:
     seed = secrets.randbits(32) if given.seed is None else given.seed
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="modledger-fuzz-", dir=fast_folder()) as folder:
-        server = EmbeddedPostgres(Path(folder) / "postgres", durable=False)
-        database = create_database(server.attach(), "fuzz")
-        try:
-            migrate(database)
-            with PostgresLedger(database, MASTER_KEY) as ledger:
-                world = World(database, ledger)
-                with world.connection:
-                    people(world)
-                    with started(world):
-                        fuzzed = Fuzzed(world)
-                        fuzz(fuzzed, sorted(given.operations or OPERATIONS), seed, given.minutes * 60)
-        finally:
-            server.stop()
-            server.detach()
+    with world_without_pytest("fuzz") as world, started(world):
+        fuzzed = Fuzzed(world)
+        fuzz(fuzzed, sorted(given.operations or OPERATIONS), seed, given.minutes * 60)
     report(fuzzed, seed)
     sys.exit(1 if fuzzed.found else 0)
 

@@ -1,12 +1,18 @@
 """pytest plugin: the application on a database of its own, with one user for each role."""
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from modledger.domain.postgres_ledger import PostgresLedger
+from modledger.workers.migrate import migrate
+from modledger.workers.postgres import EmbeddedPostgres
 from tests.http_client import MASTER_KEY, World, people, started
+from tests.made_once import fast_folder
 from tests.postgres_server import create_database, drop_database, filled, template
 
 
@@ -46,6 +52,24 @@ def shared_world(postgres_server: str, peopled_database: str) -> Iterator[World]
     with PostgresLedger(database, MASTER_KEY) as ledger:
         yield from _worlds(database, ledger, peopled=True)
     drop_database(postgres_server, name)
+
+
+@contextmanager
+def world_without_pytest(name: str) -> Iterator[World]:
+    """People of every role on a PostgreSQL of their own, of a program that runs by itself; no application yet."""
+    with tempfile.TemporaryDirectory(prefix=f"modledger-{name}-", dir=fast_folder()) as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres", durable=False)
+        database = create_database(server.attach(), name)
+        try:
+            migrate(database)
+            with PostgresLedger(database, MASTER_KEY) as ledger:
+                world = World(database, ledger)
+                with world.connection:
+                    people(world)
+                    yield world
+        finally:
+            server.stop()
+            server.detach()
 
 
 def _worlds(database: str, ledger: PostgresLedger, *, peopled: bool) -> Iterator[World]:

@@ -21,17 +21,13 @@ from typing import Any
 
 import structlog
 
-from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.http.sessions import COOKIE
 from modledger.projections.catalog import PROJECTORS
-from modledger.workers.migrate import migrate
-from modledger.workers.postgres import EmbeddedPostgres
 from modledger.workers.runner import run_projectors
 from tests.chromium import NoBrowser, Tab, tab_of_new_browser
 from tests.cookie_operations import POSTS, example, filled
-from tests.http_client import MASTER_KEY, OTHER_USER, OWNER, World, people
-from tests.made_once import fast_folder
-from tests.postgres_server import create_database
+from tests.http_client import OTHER_USER, OWNER, World
+from tests.http_world import world_without_pytest
 from tests.product import free_port
 from tests.serves import Serve, cookie_of, ended_after, environment_of
 
@@ -197,7 +193,8 @@ def main() -> None:
             tab = stack.enter_context(tab_of_new_browser())
         except NoBrowser as missing:
             sys.exit(str(missing))
-        world = stack.enter_context(_world())
+        world = stack.enter_context(world_without_pytest("browser"))
+        stack.enter_context(_following(world))
         listed, pages = (stack.enter_context(_pages()) for _ in range(2))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modledger-browser-")))
         environment = environment_of(world) | {"MODLEDGER_ALLOWED_ORIGINS": f"http://localhost:{listed}"}
@@ -228,29 +225,17 @@ def main() -> None:
 
 
 @contextmanager
-def _world() -> Iterator[World]:
-    """People on a PostgreSQL of its own, with projectors that follow."""
-    with tempfile.TemporaryDirectory(prefix="modledger-browser-", dir=fast_folder()) as folder:
-        server = EmbeddedPostgres(Path(folder) / "postgres", durable=False)
-        database = create_database(server.attach(), "browser")
-        stop = threading.Event()
-        try:
-            migrate(database)
-            with PostgresLedger(database, MASTER_KEY) as ledger:
-                world = World(database, ledger)
-                with world.connection:
-                    people(world)
-                    world.catch_up()
-                    threads = run_projectors(ledger, database, PROJECTORS, stop)
-                    try:
-                        yield world
-                    finally:
-                        stop.set()
-                        for thread in threads:
-                            thread.join()
-        finally:
-            server.stop()
-            server.detach()
+def _following(world: World) -> Iterator[None]:
+    """Projectors that follow the ledger."""
+    world.catch_up()
+    stop = threading.Event()
+    threads = run_projectors(world.ledger, world.database, PROJECTORS, stop)
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def test_a_run_writes_one_object_for_each_row_of_the_table_in_its_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results.json"
-    small = "--size 1500 --beside 1500 --rounds 1 --seconds 0.2 --writers 3 --events 1000 --records 300 --requests 2000"
+    small = "--size 1500 --beside 1500 --rounds 1 --seconds 0.2 --events 1000 --records 300 --requests 2000"
     main([*small.split(), "--home", str(tmp_path / "sets"), "--results", str(results)])
 
     rows = msgspec.json.decode(results.read_bytes(), type=list[dict[str, Any]])

@@ -30,12 +30,6 @@ HISTORY = [
 
 
 @pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def memory() -> Iterator[MemoryLedger]:
     """A ledger of HISTORY, at positions 1 to 5."""
     versions: dict[str, int] = {}

@@ -1,12 +1,10 @@
 """However the ledger is cut into batches, live or replayed after an erasure, the read tables come out the same; and
 they say what the domain says."""
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any, LiteralString
 
 import psycopg
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,12 +37,6 @@ COUNTED: list[tuple[LiteralString, LiteralString]] = [
 ]
 # The database is emptied for every example.
 slow = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 def empty(conn: psycopg.Connection) -> None:

@@ -1,7 +1,6 @@
 """What the projector of guilds keeps beside the facts: the state set, the sponsor, forms of the name, the counts."""
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -122,12 +121,6 @@ def test_the_answer_of_a_command_is_what_the_projector_will_say(history: list[Ha
 
 
 # -- counts
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

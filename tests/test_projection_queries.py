@@ -23,12 +23,6 @@ Connection = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def conn(database: str) -> Iterator[Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def memory() -> Iterator[MemoryLedger]:
     with memory_ledger() as ledger:
         yield ledger

@@ -2,7 +2,7 @@
 rows say; equal however the ledger is cut; nothing of what was erased."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import product
 from typing import Final
@@ -37,12 +37,6 @@ AT: Final = {
         else coalesce(until_position > %(position)s, true) and coalesce(dated_until > %(date)s, true) end""",
 }
 slow = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 def empty(conn: psycopg.Connection) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -56,12 +56,6 @@ rebuild_folding.BATCH = rebuild_steps.BATCH = 100
 with PostgresLedger(sys.argv[1], bytes(range(32)), connections=1) as ledger:
     run_replay(ledger, sys.argv[1], projector, threading.Event())
 """
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 def rebuilt(ledger: PostgresLedger, database: str, projectors: Sequence[Projector[Any]] = PROJECTORS) -> list[str]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,12 +39,6 @@ from tests.projection_history import contents
 TABLES = [table for projector in PROJECTORS for table in (projector.table, *projector.beside)]
 THREE = (profile.PROJECTOR, permission_history.PROJECTOR, audit_log.PROJECTOR)
 GO_ON = threading.Event()
-
-
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
 
 
 def standing(conn: psycopg.Connection) -> dict[str, Replay]:

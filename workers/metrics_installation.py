@@ -17,7 +17,7 @@ from modledger.domain.seal_proofs import UNSEALED
 from modledger.domain.signed_heads import NoHead, read_head
 from modledger.projections import health
 from modledger.projections.due import LONGEST_DUE
-from modledger.workers.turn import turn_key
+from modledger.workers.turn import ALL_TURNS, turn_key
 
 log = structlog.get_logger()
 
@@ -39,17 +39,15 @@ _REPLAYS = """
     select r.projector, r.state, r.total, (select coalesce(sum(passed), 0)::bigint from replay_parts as p
         where p.projector = r.projector) from replays as r
 """
-# In memory, a line per lock and session. A bigint key stands there as two halves.
-_TURNS = """
+# In memory, a line per lock and session.
+_TURNS = f"""
     select t.turn, bool_or(l.granted) is true, count(*) filter (where not l.granted),
         max(extract(epoch from a.backend_start)) filter (where l.granted)::float8
     from unnest($1::text[], $2::bigint[]) as t (turn, key)
-    left join pg_locks as l on l.locktype = 'advisory' and l.objsubid = 1
-        and l.database = (select oid from pg_database where datname = current_database())
-        and (l.classid::bigint << 32) | l.objid::bigint = t.key
+    left join ({ALL_TURNS}) as l on l.key = t.key
     left join pg_stat_activity as a on a.pid = l.pid
     group by t.turn
-"""
+"""  # noqa: S608
 
 
 class InstallationCollector(Collector):

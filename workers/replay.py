@@ -27,7 +27,7 @@ from modledger.projections.rebuild import (
     replays,
 )
 from modledger.projections.rebuild_folding import fold_parts
-from modledger.projections.rebuild_steps import finish, promote
+from modledger.projections.rebuild_steps import Followed, finish, promote
 from modledger.workers.replay_progress import of_rebuild, watched
 from modledger.workers.turn import is_taken, take_free_turn, wait_for_turn
 
@@ -69,12 +69,16 @@ def finish_free(ledger: Ledger, conninfo: str, projectors: Sequence[Projector[An
     for projector in projectors:
         with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
             if not stop.is_set() and take_free_turn(connection, f"replay {projector.name}"):
-                finish(conninfo, projector, ledger, partial(is_taken, name=f"projector {projector.name}"))
+                finish(conninfo, projector, ledger, _followed(projector))
 
 
 def _finish(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:
     with turn(conninfo, projector.name, stop):
-        return finish(conninfo, projector, ledger, partial(is_taken, name=f"projector {projector.name}"))
+        return finish(conninfo, projector, ledger, _followed(projector))
+
+
+def _followed(projector: Projector[Any]) -> Followed:
+    return partial(is_taken, name=f"projector {projector.name}")
 
 
 def promote_replay(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:

@@ -1,4 +1,5 @@
-"""Runs the projectors: one active of each however many processes there are, those of a process together (crew.py)."""
+"""Runs the projectors: one active of each however many processes there are, those of a process together
+(projector_groups.py)."""
 
 import threading
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import structlog
 from modledger.domain.ledger import Ledger, LedgerUnavailable
 from modledger.domain.mapper import UnreadableEvent
 from modledger.domain.personal_text import WrongMasterKey
+from modledger.projections.joint_advance import advance_together
 from modledger.projections.projector import (
     Advance,
     Fenced,
@@ -23,8 +25,7 @@ from modledger.projections.projector import (
     look_up_by_index,
     standings,
 )
-from modledger.projections.wave import advance_together
-from modledger.workers.crew import Crew
+from modledger.workers.projector_groups import ProjectorGroups
 from modledger.workers.turn import wait_for_turn
 
 log = structlog.get_logger()
@@ -46,12 +47,14 @@ def run_projectors(
     position, event and error in ``projection_failures`` and in the log, the others go on, and the next process that
     runs it tries that event again. One whose tables a newer program has replaced leaves them to it.
     """
-    crew = Crew(ledger, BATCH, stop)
+    groups = ProjectorGroups(ledger, BATCH, stop)
     threads = [
-        threading.Thread(target=_run, args=(ledger, conninfo, projector, crew, stop), name=projector.name, daemon=True)
+        threading.Thread(
+            target=_run, args=(ledger, conninfo, projector, groups, stop), name=projector.name, daemon=True
+        )
         for projector in projectors
     ]
-    threads.append(threading.Thread(target=_ring, args=(conninfo, crew, stop), name="listener", daemon=True))
+    threads.append(threading.Thread(target=_wake, args=(conninfo, groups, stop), name="listener", daemon=True))
     for thread in threads:
         thread.start()
     return threads
@@ -65,7 +68,9 @@ class Stopped(Exception):
         self.position, self.event_id, self.topic, self.cause = position, event_id, topic, cause
 
 
-def _run(ledger: Ledger, conninfo: str, projector: Projector[Any], crew: Crew, stop: threading.Event) -> None:
+def _run(
+    ledger: Ledger, conninfo: str, projector: Projector[Any], groups: ProjectorGroups, stop: threading.Event
+) -> None:
     name = f"modledger {projector.name}"
     alone = False
     while not stop.is_set():
@@ -74,7 +79,7 @@ def _run(ledger: Ledger, conninfo: str, projector: Projector[Any], crew: Crew, s
                 if wait_for_turn(connection, f"projector {projector.name}", stop):
                     log.info("projector is active", projector=projector.name)
                     look_up_by_index(connection)
-                    _follow(ledger, connection, projector, crew, stop, alone=alone)
+                    _follow(ledger, connection, projector, groups, stop, alone=alone)
         except Stopped as stopped:
             _record(conninfo, projector.name, stopped, stop)
             return
@@ -97,7 +102,7 @@ def _follow(
     ledger: Ledger,
     connection: psycopg.Connection,
     projector: Projector[Any],
-    crew: Crew,
+    groups: ProjectorGroups,
     stop: threading.Event,
     *,
     alone: bool,
@@ -106,7 +111,7 @@ def _follow(
     one_by_one = 0
     while not stop.is_set():
         if not alone and failed_at is None:
-            alone = crew.go_along(connection, projector)
+            alone = groups.advance_with_others(connection, projector)
             continue
         try:
             step: Advance = advance(connection, projector, ledger, 1 if one_by_one else BATCH)
@@ -167,14 +172,14 @@ def _record(conninfo: str, projector: str, stopped: Stopped, stop: threading.Eve
             stop.wait(RETRY_SECONDS)
 
 
-def _ring(conninfo: str, crew: Crew, stop: threading.Event) -> None:
+def _wake(conninfo: str, groups: ProjectorGroups, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with psycopg.connect(conninfo, autocommit=True, application_name="modledger listener") as connection:
                 connection.execute("listen ledger")
                 while not stop.is_set():
                     for _ in connection.notifies(timeout=0.5, stop_after=1):
-                        crew.ring()
+                        groups.wake()
         except psycopg.Error as error:
             log.warning("listener starts over", error=str(error))
             stop.wait(RETRY_SECONDS)
@@ -192,9 +197,9 @@ def catch_up(ledger: Ledger, conninfo: str, projectors: Iterable[Projector[Any]]
         reached = {name: stand.position or 0 for name, stand in stands.items()}
         while left := [projector for projector in left if reached[projector.name] < head]:
             try:
-                wave = advance_together(connection, left, ledger, BATCH)
-                reached |= {name: stand.position or 0 for name, stand in wave.stands.items()}
-                alone = [projector for projector in left if projector.name in wave.left]
+                joint = advance_together(connection, left, ledger, BATCH)
+                reached |= {name: stand.position or 0 for name, stand in joint.stands.items()}
+                alone = [projector for projector in left if projector.name in joint.left]
             except UNFIT:
                 alone = list(left)
             for projector in alone:

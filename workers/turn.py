@@ -13,6 +13,13 @@ SLICE = "2s"
 # Without effect where the connection is no TCP.
 KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
+# Turns of this database, held and waited for. In memory, a line per lock; a bigint key stands there as two halves.
+ALL_TURNS = """
+    select pid, granted, (classid::bigint << 32) | objid::bigint as key from pg_locks
+        where locktype = 'advisory' and objsubid = 1
+        and database = (select oid from pg_database where datname = current_database())
+"""
+
 
 def turn_key(name: str) -> int:
     """The key of the advisory lock that whoever is active under that name holds."""
@@ -21,11 +28,8 @@ def turn_key(name: str) -> int:
 
 def is_taken(connection: psycopg.Connection, name: str) -> bool:
     """Whether somebody is active under that name now."""
-    # In memory, a line per lock. A bigint key stands there as two halves.
     row = connection.execute(
-        "select exists (select from pg_locks where locktype = 'advisory' and objsubid = 1 and granted"
-        " and database = (select oid from pg_database where datname = current_database())"
-        " and (classid::bigint << 32) | objid::bigint = %s)",
+        f"select exists (select from ({ALL_TURNS}) as t where granted and key = %s)".encode(),  # noqa: S608
         (turn_key(name),),
     ).fetchone()
     return row is not None and bool(row[0])
@@ -55,7 +59,6 @@ def wait_for_turn(connection: psycopg.Connection, name: str, stop: threading.Eve
     while not taken and not stop.is_set():
         connection.execute(wait)
         # A session may take its own lock again, so this says whether the wait was successful.
-        row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
-        taken = row is not None and bool(row[0])
+        taken = take_free_turn(connection, name)
     connection.execute("select set_config('lock_timeout', '0', false)")
     return taken

@@ -15,6 +15,7 @@ from modledger.domain.envelope import Recorded
 from modledger.domain.memory_ledger import MemoryLedger
 from modledger.projections import guilds, punishments
 from modledger.projections.catalog import PROJECTORS, create_missing
+from modledger.projections.joint_advance import JointAdvance, advance_together
 from modledger.projections.projector import (
     Cursor,
     Fenced,
@@ -26,7 +27,6 @@ from modledger.projections.projector import (
     checkpoint,
     standings,
 )
-from modledger.projections.wave import Wave, advance_together
 from tests.projection_history import DAY, NOW, Happened, append, contents, memory_ledger
 from tests.random_history import histories
 
@@ -45,12 +45,6 @@ LAST = len(HISTORY)
 
 
 @pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def memory() -> Iterator[MemoryLedger]:
     """A ledger of HISTORY, at positions 1 to LAST."""
     versions: dict[str, int] = {}
@@ -62,8 +56,8 @@ def memory() -> Iterator[MemoryLedger]:
 
 def together(
     conn: psycopg.Connection, ledger: MemoryLedger, changed: Sequence[Projector[Any]] = (), **how: Any
-) -> Wave:
-    """A wave of all projectors, some of them changed."""
+) -> JointAdvance:
+    """All projectors advance, some of them changed."""
     mine = {projector.name: projector for projector in (*PROJECTORS, *changed)}
     return advance_together(conn, list(mine.values()), ledger, **{"limit": 100, **how})
 
@@ -175,9 +169,9 @@ def test_one_that_refuses_an_event_is_left_where_it_was_and_the_others_go_on(
     conn: psycopg.Connection, memory: MemoryLedger
 ) -> None:
     broken = on_event(4, refuse)
-    wave = together(conn, memory, [broken])
-    assert set(wave.left) == {"punishments"}
-    assert "planted" in wave.left["punishments"]
+    joint = together(conn, memory, [broken])
+    assert set(joint.left) == {"punishments"}
+    assert "planted" in joint.left["punishments"]
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS), transactions(conn, OTHERS)) == (0, {LAST}, 1)
     assert conn.execute("select from punishments").fetchall() == []
     # Alone it goes as far as it can, and says why no further.
@@ -192,8 +186,8 @@ def test_one_that_cannot_even_say_what_an_event_touches_is_left_too(
     def touches(recorded: Recorded) -> Key | None:
         raise ValueError(f"planted at {recorded.position}")
 
-    wave = together(conn, memory, [msgspec.structs.replace(punishments.PROJECTOR, touches=touches)])
-    assert set(wave.left) == {"punishments"}
+    joint = together(conn, memory, [msgspec.structs.replace(punishments.PROJECTOR, touches=touches)])
+    assert set(joint.left) == {"punishments"}
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS)) == (0, {LAST})
 
 
@@ -204,8 +198,8 @@ def test_one_that_somebody_else_moved_meanwhile_is_fenced_and_the_others_go_on(
         with psycopg.connect(database, autocommit=True) as other:
             advance(other, punishments.PROJECTOR, memory, 3)
 
-    wave = together(conn, memory, [once_it_is_read(2, overtake)])
-    assert set(wave.left) == {"punishments"}
+    joint = together(conn, memory, [once_it_is_read(2, overtake)])
+    assert set(joint.left) == {"punishments"}
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS)) == (3, {LAST})
     assert advance(conn, punishments.PROJECTOR, memory, 100).folded == 2
     assert conn.execute("select reason, open from punishments order by id").fetchall() == [
@@ -214,13 +208,13 @@ def test_one_that_somebody_else_moved_meanwhile_is_fenced_and_the_others_go_on(
     ]
 
 
-def test_one_that_moved_since_it_was_seen_is_left_although_the_wave_thinks_it_level(
+def test_one_that_moved_since_it_was_seen_is_left_although_it_is_thought_level(
     conn: psycopg.Connection, memory: MemoryLedger
 ) -> None:
     known = standings(conn, NAMES)
     advance(conn, punishments.PROJECTOR, memory, 3)
-    wave = together(conn, memory, known=known)
-    assert set(wave.left) == {"punishments"}
+    joint = together(conn, memory, known=known)
+    assert set(joint.left) == {"punishments"}
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS)) == (3, {LAST})
     assert together(conn, memory).left == {}
     assert positions(conn) == {LAST}
@@ -233,8 +227,8 @@ def test_nobody_waits_for_one_whose_checkpoint_is_held(
         # As a promotion does while it puts other tables in the place of these.
         holder.execute("select from projection_tracking where application_name = 'punishments' for update")
         holder.execute("lock table punishments in access exclusive mode")
-        wave = together(conn, memory)
-        assert set(wave.left) == {"punishments"}
+        joint = together(conn, memory)
+        assert set(joint.left) == {"punishments"}
         assert (checkpoint(conn, "profile"), checkpoint(conn, "punishments")) == (LAST, 0)
     assert positions(conn, OTHERS) == {LAST}
     assert together(conn, memory).left == {}
@@ -249,8 +243,8 @@ def test_one_whose_tables_are_replaced_meanwhile_writes_nothing_into_them_and_th
             # The same position, so that the generation alone tells.
             other.execute("update read_models set generation = generation + 1 where projector = 'punishments'")
 
-    wave = together(conn, memory, [once_it_is_read(2, replace)])
-    assert set(wave.left) == {"punishments"}
+    joint = together(conn, memory, [once_it_is_read(2, replace)])
+    assert set(joint.left) == {"punishments"}
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS)) == (0, {LAST})
     assert conn.execute("select from punishments").fetchall() == []
 
@@ -259,8 +253,8 @@ def test_one_whose_tables_another_version_made_is_left_and_the_others_go_on(
     conn: psycopg.Connection, memory: MemoryLedger
 ) -> None:
     conn.execute("update read_models set fingerprint = 'of a newer program' where projector = 'punishments'")
-    wave = together(conn, memory)
-    assert set(wave.left) == {"punishments"}
+    joint = together(conn, memory)
+    assert set(joint.left) == {"punishments"}
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS)) == (0, {LAST})
     with pytest.raises(Superseded):
         advance(conn, punishments.PROJECTOR, memory, 100)
@@ -287,7 +281,7 @@ def test_after_a_crash_before_the_commit_nothing_is_written_and_everything_count
     assert (positions(conn), contents(conn, TABLES)) == ({LAST}, after)
 
 
-def test_a_row_that_does_not_fit_spoils_the_wave_and_leaves_nothing_of_it(
+def test_a_row_that_does_not_fit_spoils_it_for_all_and_leaves_nothing_of_it(
     conn: psycopg.Connection, memory: MemoryLedger
 ) -> None:
     def large(rows: Mapping[Key, Any], recorded: Recorded) -> Sequence[Any]:
@@ -308,13 +302,13 @@ def test_whoever_is_a_little_behind_comes_along_and_whoever_is_far_behind_does_n
     for projector in PROJECTORS:
         if projector.name in OTHERS:
             advance(conn, projector, memory, 4)
-    wave = together(conn, memory, limit=3)
-    assert set(wave.left) == {"punishments"}
+    joint = together(conn, memory, limit=3)
+    assert set(joint.left) == {"punishments"}
     assert (checkpoint(conn, "punishments"), positions(conn, OTHERS)) == (0, {LAST})
     advance(conn, punishments.PROJECTOR, memory, 3)
     # As many events as the others have in hand by now are none, so it comes to where they are.
-    wave = together(conn, memory, limit=3)
-    assert (wave.left, positions(conn)) == ({}, {LAST})
+    joint = together(conn, memory, limit=3)
+    assert (joint.left, positions(conn)) == ({}, {LAST})
 
 
 def test_one_without_a_checkpoint_begins_alone(conn: psycopg.Connection, memory: MemoryLedger) -> None:
@@ -337,6 +331,6 @@ def test_one_alone_still_waits_for_whoever_holds_its_checkpoint_and_is_fenced(
     assert positions(conn) == {LAST}
 
 
-def test_a_wave_needs_transactions_of_its_own(database: str, memory: MemoryLedger) -> None:
+def test_to_advance_together_needs_transactions_of_its_own(database: str, memory: MemoryLedger) -> None:
     with psycopg.connect(database) as conn, pytest.raises(ValueError, match="autocommit"):
         together(conn, memory)

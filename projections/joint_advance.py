@@ -31,10 +31,10 @@ from modledger.projections.projector import (
 )
 
 
-class Wave(msgspec.Struct, frozen=True, kw_only=True):
+class JointAdvance(msgspec.Struct, frozen=True, kw_only=True):
     """``read`` events were passed; whoever went along stands at ``position`` or, having been ahead, beyond it. ``left``
-    says why whom was left behind; ``stands`` where the others stand now. ``more``: the wave was full, so that more
-    events probably wait."""
+    says why whom was left behind; ``stands`` where the others stand now. ``more``: as many as were asked for were read,
+    so that more probably wait."""
 
     read: int
     position: int
@@ -54,17 +54,17 @@ def advance_together(
     ledger: Ledger,
     limit: int,
     known: Mapping[str, Standing] | None = None,
-) -> Wave:
+) -> JointAdvance:
     """Folds at most ``limit`` (≥ 1) further events of the ledger into the tables of all these projectors, durable on
     return; at most as many positions may lie between any of them and the foremost, or it is left behind.
 
-    ``known``: what a wave before this one answered as ``stands`` of the same projectors. It need not be true any more,
+    ``known``: what the one before this answered as ``stands`` of the same projectors. It need not be true any more,
     since nothing is written for a projector that stands elsewhere. ``conn`` must be in autocommit mode and is used
     alone. Raises what the ledger raises, psycopg.Error, and ValidationError for a row that is none: nothing was written
     then, unless the connection was lost during the commit, and whose error it is shows when each goes on alone.
     """
     if not conn.autocommit:
-        raise ValueError("a wave needs a connection in autocommit mode")
+        raise ValueError("to advance together needs a connection in autocommit mode")
     stands = known or standings(conn, [one.name for one in projectors])
     left = {} if known else _left_by_their_tables(projectors, stands)
     foremost = max((stands[one.name].position or 0 for one in projectors if one.name not in left), default=0)
@@ -75,7 +75,7 @@ def advance_together(
     positions = {one.name: stands[one.name].position or 0 for one in together}
     after = min(positions.values(), default=0)
     if not together:
-        return Wave(read=0, position=after, more=False, left=left, stands={})
+        return JointAdvance(read=0, position=after, more=False, left=left, stands={})
     passage = ledger.read_topics(frozenset[str]().union(*(one.topics for one in together)), after, limit)
     # One that is further already waits until the others have come.
     handled = _handled([one for one in together if positions[one.name] < passage.position], positions, passage, left)
@@ -87,7 +87,9 @@ def advance_together(
         for one in together
         if one.name not in left
     }
-    return Wave(read=passage.passed, position=passage.position, more=passage.passed >= limit, left=left, stands=now)
+    return JointAdvance(
+        read=passage.passed, position=passage.position, more=passage.passed >= limit, left=left, stands=now
+    )
 
 
 def _left_by_their_tables(projectors: Sequence[Projector[Any]], stands: Mapping[str, Standing]) -> dict[str, str]:

@@ -12,9 +12,9 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections.catalog import PROJECTORS, create_missing
 from modledger.projections.projector import checkpoint
 from modledger.workers.runner import BATCH, catch_up
+from tests.test_joint_advance import NAMES, OTHERS, positions, transactions
 from tests.test_ledger_contract import command, event
 from tests.test_runner import eventually, fails_at, failures, running, warned
-from tests.test_wave import NAMES, OTHERS, positions, transactions
 
 
 @pytest.fixture
