@@ -142,13 +142,14 @@ def _settle(conn: psycopg.Connection[Any], place: Place, projector: Projector[An
         conn.execute(sql.SQL("vacuum (analyze) {}").format(sql.Identifier(table.name)))
     with conn.transaction():
         cursor = conn.cursor(row_factory=tuple_row)
+        # First, as whoever aborts does: its row before any of the tables, or each would wait for the other.
+        move(cursor, place, run.run, ["replaying"], "catching_up")
         # projection_tracking_pkey
         cursor.execute(
             "insert into projection_tracking values (%s, %s)"
             " on conflict (application_name) do update set notification_id = excluded.notification_id",
             (projector.name, run.head),
         )
-        move(cursor, place, run.run, ["replaying"], "catching_up")
 
 
 def _catch_up(conn: psycopg.Connection[Any], projector: Projector[Any], ledger: Ledger) -> None:
