@@ -8,12 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+# Below those that a system gives to whoever asks for any, or connects to somewhere.
+_PORTS = range(10_000, 32_000)
+_ANY = SystemRandom()
+_CLAIMED: list[ExitStack] = []
 
 
 @contextmanager
@@ -59,10 +64,21 @@ def _listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def free_port(more: int = 0) -> int:
+    """A port that nobody listens on now, nor on ``more`` right after it. Nobody else who asks here is given one of them
+    while this process lives, and no client's connection gets one from the system."""
+    while True:
+        first = _ANY.choice(_PORTS)
+        with ExitStack() as claims:
+            try:
+                for port in range(first, first + more + 1):
+                    # A name that is nobody's file and goes with its process.
+                    claims.enter_context(socket.socket(socket.AF_UNIX)).bind(f"\0modledger port {port}")
+                    socket.create_server((HOST, port)).close()
+            except OSError:
+                continue
+            _CLAIMED.append(claims.pop_all())
+            return first
 
 
 def get(path: str, cookie: str = "") -> bytes:

@@ -54,7 +54,6 @@ class Requests:
 
     def ended(self, scope: HTTPScope, status: int, seconds: float) -> None:
         """It was answered; ``status`` 0 where the client left before."""
-        self.in_progress -= 1
         key = (route_of(scope), scope["method"], status)
         observe = self._known.get(key)
         if observe is None:
@@ -64,3 +63,5 @@ class Requests:
                 self._known[key] = observe
         observe[0]()
         observe[1](seconds)
+        # Last, so that where nobody is in progress all are counted.
+        self.in_progress -= 1

@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from bench.processes import free_port
 from modledger.http.sessions import COOKIE
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.runner import run_projectors
@@ -28,7 +29,6 @@ from tests.chromium import NoBrowser, Tab, tab_of_new_browser
 from tests.cookie_operations import POSTS, example, filled
 from tests.http_client import OTHER_USER, OWNER, World
 from tests.http_world import world_without_pytest
-from tests.product import free_port
 from tests.serves import Serve, cookie_of, ended_after, environment_of
 
 ENCODINGS = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from bench.processes import free_port
 from modledger.http.sessions import COOKIE, open_session
 from tests.databases import MASTER_KEY
 from tests.http_client import LEVELS, World
-from tests.product import PATIENCE_SECONDS, free_port
+from tests.product import PATIENCE_SECONDS
 
 
 class Serve:

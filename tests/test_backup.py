@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from bench.processes import free_port
 from modledger.domain.commands import Command, Context, EraseSubject, IssueBan, RegisterUser
 from modledger.domain.envelope import OPERATOR, Subject
 from modledger.domain.events import UserBanned
@@ -33,7 +34,7 @@ from tests.documented import blocks
 from tests.made_once import fast_folder
 from tests.postgres_processes import ask, until
 from tests.postgres_processes import execute as execute_sql
-from tests.product import PATIENCE_SECONDS, free_port
+from tests.product import PATIENCE_SECONDS
 from tests.test_cli import modledger, refused
 
 PROGRAMS = postgres_bin(None)

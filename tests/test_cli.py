@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from bench.processes import free_port
 from modledger.domain.envelope import OPERATOR
 from modledger.domain.events import PermissionChanged
 from modledger.domain.postgres_ledger import PostgresLedger
@@ -21,7 +22,6 @@ from modledger.workers.cli import cli
 from modledger.workers.migrate import migrations
 from tests import forked
 from tests.databases import MASTER_KEY
-from tests.product import free_port
 
 USER = 123456789012345678
 

@@ -19,6 +19,8 @@ from modledger.domain.ledger import LedgerUnavailable
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.refusals import Conflict
 from modledger.http.command_groups import CommandGroups
+from modledger.workers.metrics import ledger_pool
+from tests.postgres_processes import until
 from tests.scenario import NOW, user
 from tests.test_ledger_postgres import appends_held_back, wait_for_held_append
 
@@ -129,7 +131,8 @@ def test_a_group_that_hangs_is_not_waited_for(database: str, ledger: PostgresLed
         os.kill(backend, signal.SIGSTOP)
         try:
             hanging = asyncio.create_task(groups.execute(warning(2), by_operator(), position))
-            await asyncio.sleep(0.01)
+            # Until it has the connection that hangs.
+            await asyncio.to_thread(until, lambda: ledger_pool(ledger).busy > 0)
             for number in (3, 4):
                 await groups.execute(warning(number), by_operator(), position)
             assert not hanging.done()

@@ -14,6 +14,7 @@ import pytest
 
 from modledger.workers.postgres import EmbeddedPostgres
 from tests.made_once import MadeOnce, fast_folder
+from tests.postgres_processes import until
 from tests.product import Product, make_product
 from tests.serves import Serve, ended_after
 from tests.test_ledger_postgres import appends_held_back
@@ -48,13 +49,16 @@ def test_each_process_counts_what_it_answered_and_nothing_of_its_neighbours(
     serves += [one_more(product, 0), one_more(product, 0)]
     for serve, times in zip(serves, (3, 5), strict=True):
         assert [serve.status("/v1/users/me") for _ in range(times)] == [200] * times
-    assert [serve.metric("modledger_http_requests_total", route="/v1/users/me") for serve in serves] == [3, 5]
+    for serve, times in zip(serves, (3, 5), strict=True):
+        # Each is counted right after its answer, together with the probes before it.
+        until(lambda serve=serve: serve.metric("modledger_http_requests_in_progress") == 0)  # type: ignore[misc]
+        assert serve.metric("modledger_http_requests_total", route="/v1/users/me") == times
 
 
-def test_a_process_that_drains_is_not_ready_and_answers_until_it_closes_its_port(
-    product: Product, serves: list[Serve]
-) -> None:
-    serve = one_more(product, 2)
+def drained(product: Product, serves: list[Serve], drain_seconds: int) -> list[tuple[int | None, int | None]]:
+    """How a process that is told to stop answers a probe and a request, until nobody listens; nothing where it never
+    said that it drains."""
+    serve = one_more(product, drain_seconds)
     serves.append(serve)
     seen: list[tuple[int | None, int | None]] = []
     serve.process.send_signal(signal.SIGTERM)
@@ -62,6 +66,14 @@ def test_a_process_that_drains_is_not_ready_and_answers_until_it_closes_its_port
         seen.append((serve.status("/health/ready"), serve.status("/v1/users/me")))
         time.sleep(0.05)
     assert serve.wait() == 0
+    return seen if any(ready == 503 for ready, _ in seen) else []
+
+
+def test_a_process_that_drains_is_not_ready_and_answers_until_it_closes_its_port(
+    product: Product, serves: list[Serve]
+) -> None:
+    # A machine may be too busy to ask within two seconds.
+    seen = drained(product, serves, 2) or drained(product, serves, 30)
     draining = [one for one in seen if one[0] == 503]
     assert draining
     # While anybody is told to go elsewhere, whoever comes is still answered; at the very end the port may close between

@@ -25,6 +25,11 @@ class Sender:
         return [2 * number for number in numbers]
 
 
+def until_waiting(group: GroupCommit[int, int], count: int) -> None:
+    while len(group._waiting) < count:
+        sleep(0.001)
+
+
 def test_a_lone_command_is_sent_at_once_and_alone() -> None:
     sender = Sender()
     sender.let_go.set()
@@ -40,7 +45,7 @@ def test_what_arrives_during_a_call_goes_together_in_the_next_and_no_more_than_t
         first = threads.submit(group.submit, 1, 30)
         sender.called.wait(30)
         others = [threads.submit(group.submit, number, 30) for number in range(2, 12)]
-        sleep(0.3)
+        until_waiting(group, 10)
         sender.let_go.set()
         assert [future.result() for future in (first, *others)] == [2 * number for number in range(1, 12)]
     assert sender.calls[0] == [1]
@@ -56,7 +61,7 @@ def test_whoever_sent_a_call_that_failed_gets_its_error_and_its_fellows_hear_tha
         first = threads.submit(group.submit, 1, 30)
         sender.called.wait(30)
         others = [threads.submit(group.submit, -number, 30) for number in range(2, 5)]
-        sleep(0.3)
+        until_waiting(group, 3)
         sender.let_go.set()
         assert first.result() == 2
         failures = [type(future.exception()) for future in others]
@@ -90,7 +95,7 @@ def test_a_call_that_hangs_is_waited_for_once_and_whoever_comes_later_is_told_at
         with pytest.raises(NotAnswered):
             group.submit(2, 4999)
         waiting = threads.submit(group.submit, 3, 5030)
-        sleep(0.3)
+        until_waiting(group, 1)
         sender.let_go.set()
         assert (first.result(), waiting.result()) == (2, 6)
     # Once it has answered, all is as before, whatever time it is.

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.processes import free_port
 from modledger.domain.settings import SettingsError
 from modledger.http.geoip import open_geoip
 from modledger.http.sessions import open_session
 from tests.forked import modledger
 from tests.geoip_database import write_database
 from tests.http_client import SETTINGS, USER, World, started
-from tests.product import free_port
 
 ATLANTIS = {"country": {"names": {"en": "Atlantis", "de": "Atlantis (de)"}}, "city": {"names": {"en": "Poseidonis"}}}
 PLACES: dict[str, Any] = {

@@ -10,6 +10,7 @@ from modledger.http import freshness, keys, sessions
 from modledger.http.errors import Unavailable
 from modledger.http.reader import BATCH, Coalesced, Reader
 from modledger.projections import bots, guild_detail, guilds, profile, punishments, user_detail
+from tests.postgres_processes import until
 
 DOUBLE = "select key, key * 2 from unnest($1::bigint[]) as asked (key) where key < 1000"
 # Leaves a trace of each query, so that a test can count them.
@@ -133,11 +134,15 @@ def test_an_error_goes_to_every_waiter_and_the_next_read_works(database: str) ->
 
 def test_one_waiter_that_goes_away_leaves_the_others_their_answer(database: str) -> None:
     async def test(reader: Reader) -> None:
-        slow = "select key, key from unnest($1::bigint[]) as k (key), pg_sleep(0.1)"
+        # The lock is held until one of them has gone away.
+        slow = "select key, key from unnest($1::bigint[]) as k (key), pg_advisory_xact_lock_shared(7)"
         coalesced: Coalesced[int] = Coalesced(reader, slow)
-        gone, stays = (asyncio.ensure_future(coalesced.load(7)) for _ in range(2))
-        await asyncio.sleep(0.03)
-        gone.cancel()
+        with psycopg.connect(database) as holding:
+            holding.execute("select pg_advisory_xact_lock(7)")
+            gone, stays = (asyncio.ensure_future(coalesced.load(7)) for _ in range(2))
+            waits = "select from pg_locks where not granted"
+            await asyncio.to_thread(until, lambda: holding.execute(waits).rowcount > 0)
+            gone.cancel()
         assert await stays == (7,)
         with pytest.raises(asyncio.CancelledError):
             await gone
@@ -184,9 +189,10 @@ def test_a_connection_that_was_left_in_the_middle_of_a_query_is_not_used_again(d
 
 def test_a_statement_that_takes_too_long_is_given_up(database: str) -> None:
     async def test(reader: Reader) -> None:
-        await reader.fetch("set statement_timeout = 50")
+        # The last one has no more time either, and the machine may be busy.
+        await reader.fetch("set statement_timeout = 500")
         with pytest.raises(Unavailable):
-            await reader.fetch("select pg_sleep(10)")
+            await reader.fetch("select pg_sleep(30)")
         assert await reader.fetch("select 1") == [(1,)]
 
     run(database, test, connections=1)

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg.conninfo import make_conninfo
 from rich.console import Console
 
 from bench.import_records import records, write
@@ -28,6 +29,7 @@ from modledger.workers.importer import import_file, render
 from tests.databases import MASTER_KEY
 from tests.forked import modledger, start
 from tests.import_scenario import NOW, ban, brought, day, live, state_of, take
+from tests.postgres_processes import ask, until
 from tests.postgres_server import create_database, drop_database
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,14 +168,19 @@ def test_a_lift_without_reason_and_lifter_is_the_systems(ledger: PostgresLedger,
     assert brought(ledger, "user:1")[1] == (lifted, day("2025-01-02"), SYSTEM)
 
 
+# Once so much is there it waits for its end, and does not come to that of the file.
 IMPORT = """
-import sys
+import sys, time
 from datetime import datetime
 from pathlib import Path
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.workers.importer import import_file
+def clock():
+    while ledger.head() >= int(sys.argv[4]):
+        time.sleep(0.01)
+    return time.monotonic()
 with PostgresLedger(sys.argv[1], bytes(range(32))) as ledger:
-    import_file(ledger, Path(sys.argv[2]), now=datetime.fromisoformat(sys.argv[3]))
+    import_file(ledger, Path(sys.argv[2]), now=datetime.fromisoformat(sys.argv[3]), clock=clock)
 """
 
 
@@ -203,13 +210,17 @@ def test_an_import_killed_or_told_to_stop_again_and_again_ends_as_one_clean_run(
     file = tmp_path / "old.jsonl"
     write(file, records(6_000, NOW))
     clean = import_file(second_ledger, file, now=NOW)
+    importing = make_conninfo(database, application_name="importing")
+    backends = "select count(*) from pg_stat_activity where application_name = 'importing'"
     for least in (1, 2_500, 5_000):
-        process = start(["-c", IMPORT, database, str(file), NOW.isoformat()])
+        process = start(["-c", IMPORT, importing, str(file), NOW.isoformat(), str(least + 1)])
         while ledger.head() < least:
             assert process.poll() is None
             time.sleep(0.002)
         os.kill(process.pid, how)
         assert process.wait() == -how
+        # What it had sent when it was killed, its backend still does.
+        until(lambda: ask(database, backends) == 0)
     done = len(ledger.read(0, 1_000_000))
     assert 5_000 <= done < clean.events
     report = import_file(ledger, file, now=NOW)

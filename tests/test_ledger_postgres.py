@@ -191,7 +191,8 @@ def test_commands_that_wait_together_are_committed_together(database: str, ledge
         with appends_held_back(database), psycopg.connect(database, autocommit=True) as watcher:
             futures = [threads.submit(warnings, ledger, f"user:{number}", 1, 1) for number in range(40)]
             wait_for_held_append(watcher)
-            sleep(0.5)
+            while len(ledger.recorder._group._waiting) < 39:
+                sleep(0.001)
         assert sum(len(future.result()) for future in futures) == 40
     with psycopg.connect(database) as connection:
         [(transactions,)] = connection.execute("select count(distinct xmin::text) from ledger").fetchall()

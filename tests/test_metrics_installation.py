@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
+from bench.processes import free_port
 from modledger.domain import commands
 from modledger.domain.envelope import Subject
 from modledger.domain.postgres_ledger import PostgresLedger
@@ -24,7 +25,6 @@ from modledger.workers.seal_key import signing_key
 from modledger.workers.sealer import seal
 from modledger.workers.turn import wait_for_turn
 from tests.http_client import ADMIN, MASTER_KEY, NOW, USER, World
-from tests.product import free_port
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.http.reader import Reader
 from modledger.workers.metrics import Pool, PoolCollector, ledger_pool
 from tests.databases import MASTER_KEY
+from tests.postgres_processes import until
 from tests.test_ledger_contract import command, event
 from tests.test_ledger_postgres import appends_held_back, wait_for_held_append
 
@@ -40,13 +41,15 @@ def test_whoever_stops_waiting_is_no_longer_counted_as_waiting(database: str) ->
     async def read() -> None:
         reader = Reader(database, 1)
         try:
-            first = asyncio.create_task(reader.fetch("select pg_sleep(0.2)"))
-            await asyncio.sleep(0.05)
-            second = asyncio.create_task(reader.fetch("select 1"))
-            await asyncio.sleep(0.05)
-            assert reader.waiting == 1
-            second.cancel()
-            await asyncio.gather(first, second, return_exceptions=True)
+            with psycopg.connect(database) as holding:
+                holding.execute("select pg_advisory_xact_lock(7)")
+                first = asyncio.create_task(reader.fetch("select 1 from pg_advisory_xact_lock_shared(7)"))
+                await asyncio.to_thread(until, lambda: reader.checked_out == 1)
+                second = asyncio.create_task(reader.fetch("select 1"))
+                await asyncio.to_thread(until, lambda: reader.waiting == 1)
+                second.cancel()
+                await asyncio.gather(second, return_exceptions=True)
+            assert await first == [(1,)]
             assert (reader.waiting, reader.waits) == (0, 1)
             # Its place is free for others.
             assert await reader.fetch("select 2") == [(2,)]

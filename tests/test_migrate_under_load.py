@@ -17,6 +17,7 @@ from tests.chaos.installation import PATIENCE_SECONDS, SERVERS, installed
 from tests.chaos.load import Http
 from tests.chaos.rounds import register
 from tests.forked import modledger
+from tests.product import NOT_YET
 
 ADMIN, WARNED = 101, 2001
 SEARCH = f"/v1/admin/punishments/search?user_id={WARNED}"
@@ -56,6 +57,9 @@ def test_no_request_fails_while_a_newer_versions_migration_is_applied() -> None:
                     return
                 body = {"reason": f"warning {number}"} if method == "POST" else None
                 answer = send(number % 2, method, path, ADMIN, body=body, headers={}, patience=PATIENCE_SECONDS)
+                if answer.status == 503 and NOT_YET in str(answer.body):
+                    # The projectors took longer than anybody is made to wait; nothing was done.
+                    continue
                 if answer.status != 200:
                     failed.append((path, answer.status, answer.body))
                 elif method == "POST":
@@ -84,6 +88,7 @@ def test_no_request_fails_while_a_newer_versions_migration_is_applied() -> None:
         assert failed == []
 
         # All of it is there, and projected by workers of this version.
+        eventually(lambda: status(0, SEARCH) == 200)
         found = send(0, "GET", f"{SEARCH}&limit=1", ADMIN, headers={}, patience=PATIENCE_SECONDS).body
         assert found["total"] == len(set(warned)) == len(warned) == done["warn"]
         assert one.ended_alone == []

@@ -29,7 +29,7 @@ from tests.databases import MASTER_KEY
 from tests.test_ledger_contract import command, event
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 90
 
 
 def given(ledger: PostgresLedger, command: Command) -> Outcome:

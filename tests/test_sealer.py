@@ -208,18 +208,30 @@ def test_several_sealers_at_once_seal_every_event_once(database: str, connection
         assert read_head(note).root == tree_hash(known[:size])
 
 
+# A third of the ledger at most: then it waits for its end.
+SEALING = """
+import sys, time
+from datetime import UTC, datetime
+import psycopg
+from modledger.workers.sealer import seal
+from tests.sealing import begun
+class Enough:
+    batches = 0
+    def is_set(self):
+        self.batches += 1
+        while self.batches == 300:
+            time.sleep(1)
+with psycopg.connect(sys.argv[1], autocommit=True) as connection:
+    seal(connection, begun(connection), datetime.now(UTC), Enough(), batch=3)
+"""
+
+
 def test_a_sealer_that_was_killed_is_gone_on_with(database: str, connection: psycopg.Connection) -> None:
     signer = begun(connection)
     fill(connection, 3000)
-    script = (
-        "import psycopg, sys; from datetime import datetime, UTC; from modledger.workers.sealer import seal;"
-        "from tests.sealing import begun;"
-        "c = psycopg.connect(sys.argv[1], autocommit=True);"
-        "seal(c, begun(c), datetime.now(UTC), batch=3)"
-    )
     for _ in range(3):
         before = carry_out(connection, grown())[0]
-        process = start(["-c", script, database])
+        process = start(["-c", SEALING, database])
         while carry_out(connection, grown())[0] < before + 30:
             assert process.poll() is None
             time.sleep(0.005)

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.processes import free_port
 from modledger.http.sessions import COOKIE
 from tests.databases import MASTER_KEY
 from tests.http_client import OWNER, World
-from tests.product import PATIENCE_SECONDS, free_port
+from tests.product import PATIENCE_SECONDS
 
 
 class Server(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from bench.processes import free_port
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.workers.logins import APP, OWNER, READ, as_login, embedded
 from modledger.workers.migrate import migrate
@@ -22,7 +23,6 @@ from modledger.workers.postgres import EmbeddedPostgres, PostgresError
 from tests.chaos.proxy import Proxy
 from tests.made_once import fast_folder
 from tests.postgres_processes import pid_of, socket_dir
-from tests.product import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MASTER_KEY = bytes(range(32))
