@@ -30,10 +30,6 @@ BATCH = 128
 REMEMBERED = 4096
 SWEEP_EVERY = 500
 SWEPT = 1000
-# After a statement for at least so many requests the next one waits so long: half as many statements under load, and
-# the look-up of who asks takes as long anyway.
-CROWD = 4
-GATHER_S = 0.004
 # The clocks of servers are taken to differ by no more: what is further ahead was written before a clock was set back.
 SKEW_S = 120
 # A bucket that has been full for as long is as good as none, also to a server whose clock is an hour behind.
@@ -143,8 +139,6 @@ class RateLimiter:
         self._waiting: _Taken = {}
         self._run: asyncio.Task[None] | None = None
         self._scheduled = False
-        # How many the last statement was for.
-        self._crowd = 0
         # When the next request will be there, of buckets found empty.
         self._empty_until: dict[tuple[str, Limit], int] = {}
         self._since_sweep = 0
@@ -183,15 +177,10 @@ class RateLimiter:
 
     def _end_run(self, _: asyncio.Task[None]) -> None:
         self._run = None
-        if self._crowd < CROWD:
-            self._start_run()
-        else:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(GATHER_S, self._start_run)
+        self._start_run()
 
     async def _take(self) -> None:
         taken = {key: self._waiting.pop(key) for key in list(self._waiting)[:BATCH]}
-        self._crowd = sum(len(futures) for _, futures in taken.values())
         try:
             await self._ask(taken)
         except asyncio.CancelledError:
@@ -214,7 +203,7 @@ class RateLimiter:
             _array(limit.step for limit, _ in taken.values()),
             now,
         )
-        self._since_sweep += self._crowd
+        self._since_sweep += sum(len(futures) for _, futures in taken.values())
         for key, granted, full_at in rows:
             limit, futures = taken[key]
             for future in futures[:granted]:
