@@ -57,7 +57,8 @@ COUNT = """
     from punishments,
         lateral (values (0::bigint), (guild_id)) as of_guild (g),
         lateral (values (0::bigint), (issued_by)) as of_issuer (i),
-        lateral (values (0), (1 + ((created_at at time zone 'UTC')::date - date '0001-01-01') / 7)) as of_week (w)
+        lateral (select (created_at at time zone 'UTC')::date - date '0001-01-01' as days) as of_day,
+        lateral (values (0), (1 + days / 7), (-1 - days)) as of_week (w)
     where g is not null and i is not null group by 1, 2, 3, 4
 """
 

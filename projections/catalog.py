@@ -120,8 +120,7 @@ def replaceable(conn: psycopg.Connection[Any], projectors: Sequence[Projector[An
 def create(cursor: Cursor, table: Table) -> None:
     """Makes one read table and its indexes, those for fragments aside."""
     create_bare(cursor, table)
-    columns = ", ".join(table.primary_key)
-    cursor.execute(f"alter table {table.name} add primary key ({columns})".encode())
+    add_primary_key(cursor, table)
     create_indexes(cursor, table)
 
 
@@ -129,6 +128,11 @@ def create_bare(cursor: Cursor, table: Table) -> None:
     """Makes one read table without any index."""
     columns = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
     cursor.execute(f"create table {table.name} ({columns}) {table.options}".encode())
+
+
+def add_primary_key(cursor: Cursor, table: Table) -> None:
+    covered = f" include ({', '.join(table.covered)})" if table.covered else ""
+    cursor.execute(f"alter table {table.name} add primary key ({', '.join(table.primary_key)}){covered}".encode())
 
 
 def create_indexes(cursor: Cursor, table: Table) -> None:

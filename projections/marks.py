@@ -41,6 +41,7 @@ def table(name: str) -> Table:
             "bits": f"bit({SPAN}) not null",
         },
         primary_key=("kind", "value", "span"),
+        covered=("bits",),
         indexes={},
         options="with (fillfactor = 85)",
     )
@@ -105,4 +106,21 @@ def ids(of: str) -> str:
             from string_to_table({of}.bits::text, '1') with ordinality as gaps (gap, n)
         ) place
         where place.at < {SPAN}
+    """  # noqa: S608
+
+
+def ids_one_by_one(of: str) -> str:
+    """SQL for (id), as ``ids``, of a relation of few bits in each line: bit by bit, each in a microsecond."""
+    # The first byte with a bit in it, and the first bit of that. What is sent begins with the length; "bit" has none,
+    # as what set_bit gives has none.
+    return f"""
+        with recursive peeled (span, place, bits) as (
+            select span, -1, bits::"bit" from ({of}) lines
+            union all
+            select span, first.place, set_bit(bits, first.place, 0) from peeled cross join lateral (
+                select {SPAN} - 8 * length(ltrim(substring(bit_send(bits) from 5), '\\x00')) as byte offset 0
+            ) of_byte cross join lateral (
+                select byte + position(B'1' in substring(bits from byte + 1 for 8)) - 1 as place offset 0
+            ) first where bit_count(bits) > 0
+        ) select span * {SPAN} + place as id from peeled where place >= 0
     """  # noqa: S608

@@ -27,7 +27,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A read table. ``columns`` maps names to types, in the order of the row Struct's fields; ``indexes`` maps the name
     of each index to what stands after ``on <table>``, and to ``unique`` before it where it begins with that word.
-    ``fragments``: indexes of the same form that need the extension pg_trgm and are made only where it is."""
+    ``fragments``: indexes of the same form that need the extension pg_trgm and are made only where it is. ``covered``:
+    columns that the primary key's index holds too, so that they are read without a look at the table."""
 
     name: str
     columns: Mapping[str, str]
@@ -35,6 +36,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     indexes: Mapping[str, str]
     fragments: Mapping[str, str] = {}
     options: str = ""
+    covered: tuple[str, ...] = ()
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +129,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 def fingerprint(projector: Projector[Any]) -> str:
     """The same for the same tables and the same version of the fold."""
     tables = [msgspec.structs.asdict(table) for table in (projector.table, *projector.beside)]
+    for table in tables:
+        # The fingerprints of tables without any are older than that field.
+        if not table["covered"]:
+            del table["covered"]
     described: bytes = msgspec.json.encode([projector.version, tables], order="deterministic")
     return hashlib.sha256(described).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Every punishment ever issued, how many there are per guild, issuer, type and week, and which words lead to it."""
+"""Every punishment ever issued, how many per guild, issuer, type, week and day, and which words lead to it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING, EndingKind
 from modledger.projections import marks, reason_words
 from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
-from modledger.projections.weeks import week, within
+from modledger.projections.weeks import day, week, within
 
 TABLE = Table(
     name="punishments",
@@ -38,19 +38,22 @@ TABLE = Table(
     primary_key=("stream", "number"),
     # The search walks the indexes that begin with what it filters by and then (open, type): one walk for each value of
     # these two that it wants, merged in order. So a few indexes serve every combination; see search.py. created_at
-    # stands in those by end so that a walk by end between dates passes the others without a look at their rows.
+    # stands in those by end so that a walk by end between dates passes the others without a look at their rows, and the
+    # end in those by created_at so that what lies between dates is sorted by it without such a look.
     indexes={
         "punishments_id": "unique (id)",
         "punishments_user": "(user_id, created_at, id) where user_id is not null",
-        "punishments_created": "(open, type, created_at, id)",
+        "punishments_created": "(open, type, created_at, id) include (expires_at)",
         "punishments_ends": "(open, type, coalesce(expires_at, 'infinity'), created_at, id)",
-        "punishments_issuer_created": "(issued_by, open, type, created_at, id) where issued_by is not null",
+        "punishments_issuer_created": "(issued_by, open, type, created_at, id) include (expires_at)"
+        " where issued_by is not null",
         "punishments_issuer_ends": "(issued_by, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where issued_by is not null",
-        "punishments_guild_created": "(guild_id, open, type, created_at, id) where guild_id is not null",
+        "punishments_guild_created": "(guild_id, open, type, created_at, id) include (expires_at)"
+        " where guild_id is not null",
         "punishments_guild_ends": "(guild_id, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where guild_id is not null",
-        "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id)"
+        "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id) include (expires_at)"
         " where guild_id is not null",
         "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'),"
         " created_at, id) where guild_id is not null",
@@ -61,7 +64,8 @@ TABLE = Table(
 
 COUNTS = Table(
     name="punishment_counts",
-    # 0 stands for any guild, any issuer, any week (see ``week``). A type is always one.
+    # 0 stands for any guild, any issuer, any week (see ``week``). A type is always one. Below 0 ``week`` is a day, its
+    # number negated.
     columns={
         "guild_id": "bigint not null",
         "issued_by": "bigint not null",
@@ -256,10 +260,11 @@ def count(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]
 
 
 def _cells(row: Punishment) -> list[tuple[int, int, int, int]]:
-    """The cells in which a punishment counts: of its week and of any, for each pair of guild and issuer asked for."""
+    """The cells in which a punishment counts: of its day, its week and of any, for each pair of guild and issuer asked
+    for."""
     guilds = (0,) if row.guild_id is None else (0, row.guild_id)
     issuers = (0,) if row.issued_by is None else (0, row.issued_by)
-    weeks = (0, week(row.created_at))
+    weeks = (0, week(row.created_at), -day(row.created_at))
     return [(guild, issuer, row.type, number) for guild in guilds for issuer in issuers for number in weeks]
 
 
@@ -321,7 +326,7 @@ PROJECTOR = Projector(
             rows=f"id in ({marks.bearing(marks.TABLE)})", sums={"punishments": "count(*)", "ids": "sum(id)"}
         ),
     },
-    version=2,
+    version=3,
 )
 
 

@@ -83,23 +83,22 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
     """What stands in WITH for the punishments that have all of ``bits``, relations of (span, bits).
 
     ``found``: which these are, by their marks. ``counted``: how many, and whether to fetch and sort them all is quicker
-    (3 µs each) than to walk over those ``among`` which they are until ``last`` are met (1 µs each). With ``weeks``
-    there is a third way, to fetch those of the page's own weeks, and a walk is of these weeks only. ``in_week``: how
-    many are found in each week from the cursor on. ``spread``: from where to where the page reaches, which are
-    ``near``. ``decided``: which way it is; that of ``few``, all or near ones, whose rows that are ``wanted`` are then
-    there, or the walk.
+    (4 µs each) than to walk over those ``among`` which they are until ``last`` are met (1 µs each). With ``weeks``
+    there is a third way, to fetch those of the page's own weeks, and a walk is of these weeks only. ``in_weeks``: what
+    is found in each week, from that on with which the page begins, until they are enough for it; ``in_week``: how many.
+    ``spread``: from where to where the page reaches, which are ``near``. ``decided``: which way it is; that of ``few``,
+    all or near ones, whose rows that are ``wanted`` are then there, or the walk.
     """
-    near = "" if weeks is None else f" or 3.0 * (select near from spread) * most <= {last} * {among}"  # noqa: S608
-    ids = [f"select id from ({marks.ids('found')}) one where (select few from counted)"]  # noqa: S608
+    few = f"4.0 * most * most <= {last} * {among}"
+    near, bits_of_few = "", "select span, bits from found where (select few from counted)"
     if weeks is not None:
-        ids.append(f"select id from ({marks.ids('picked')}) one")  # noqa: S608
+        near = f" or 4.0 * (select near from spread) * most <= {last} * {among}"  # noqa: S608
+        few += f" and most <= {_FEW}"
+        bits_of_few += " union all " + _NEAR
     return [
-        f"""found as materialized (
-            select span, bit_and(bits) as bits from ({" union all ".join(bits)}) one
-            group by span having count(*) >= {len(bits)}
-        )""",  # noqa: S608
+        f"found as materialized ({_intersection(bits)})",
         f"""counted as materialized (
-            select most, 3.0 * most * most <= {last} * {among} as few
+            select most, {few} as few
             from (select coalesce(sum(bit_count(bits)), 0)::bigint as most from found) as of_found
         )""",  # noqa: S608
         *([] if weeks is None else _weeks_of_page(weeks)),
@@ -107,56 +106,88 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
         f"""decided as materialized (
             select most, case when few then true else false{near} end as few from counted
         )""",  # noqa: S608
-        *([] if weeks is None else [_PICKED]),
         # punishments_id, one look for all of them; OFFSET 0 because nothing else is to be tried.
         f"""few as materialized (
             select p.* from (
                 select * from punishments
-                where id = any(array({" union all ".join(ids)})) offset 0
+                where id = any(array({marks.ids_one_by_one(bits_of_few)})) offset 0
             ) p where {" and ".join(wanted)}
         )""",  # noqa: S608
     ]
 
 
-# punishment_marks_pkey
-_PICKED = f"""picked as materialized (
-    select span, bit_or(of_week.bits) & bit_and(found.bits) as bits
-    from (
-        select span, bits from punishment_marks where kind = {marks.WEEK}
-        and (select case when counted.few then false else decided.few end from counted, decided)
-        and value between (select first from spread) and (select last from spread) offset 0
-    ) of_week join found using (span)
-    group by span
-)"""  # noqa: S608
+# So many are fetched sooner than their weeks are looked for.
+_FEW = 300
+
+_NEAR = """
+    select span, bits from in_weeks
+    where (select case when counted.few then false else decided.few end from counted, decided)
+    and week between (select first from spread) and (select last from spread)
+"""
+
+
+def _intersection(bits: list[str]) -> str:
+    """What has all of them, lines without any left out. A planner that takes each relation for a line or two would look
+    at all of another's for each that there is: full joins, and OFFSET 0, leave it no such loop."""
+    if len(bits) == 1:
+        return bits[0]
+    joined = " full join ".join(f"({one}) b{place}{' using (span)' if place else ''}" for place, one in enumerate(bits))
+    shared = " & ".join(f"b{place}.bits" for place in range(len(bits)))
+    return f"""
+        select span, bits from (select span, {shared} as bits from {joined} offset 0) one where bit_count(bits) > 0
+    """  # noqa: S608
 
 
 def _weeks_of_page(weeks: Weeks) -> list[str]:
-    reached, else_, way, beyond = ("max", "min", "desc", "<=") if weeks.descending else ("min", "max", "asc", ">=")
+    if weeks.descending:
+        reached, else_, way, back, on, not_past = "max", "min", "desc", "asc", "-", ">="
+        these = "value > edge - width and value <= edge"
+    else:
+        reached, else_, way, back, on, not_past = "min", "max", "asc", "desc", "+", "<="
+        these = "value >= edge and value < edge + width"
     # Of the cursor's own week it is not known how many are left.
-    from_cursor, left = "", "found"
+    begin, left = _end_of_weeks(way), "found"
     if weeks.cursor is not None:
-        from_cursor = f" and value {beyond} {weeks.cursor}"
-        left = f"case when week <> {weeks.cursor} then found else 0 end"
+        begin, left = weeks.cursor, f"case when week <> {weeks.cursor} then found else 0 end"
     return [
-        # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span, and because
-        # what is counted is smaller than its marks to be put in groups.
-        f"""in_week as materialized (
-            select week, sum(found)::bigint as found
-            from (
-                select of_week.value as week, bit_count(of_week.bits & found.bits) as found
-                from (
-                    select span, bits, value from punishment_marks
-                    where kind = {marks.WEEK} and (select not few from counted){from_cursor} offset 0
-                ) of_week join found using (span) offset 0
-            ) of_line
-            where found > 0 group by week
+        # punishment_marks_pkey: of one week, of the two that follow, of the four after these. OFFSET 0 because one look
+        # for all weeks is better than one for each span. "bit"[] has no length, as what array_agg makes has none.
+        f"""in_weeks as materialized (
+            with recursive on_and_on (edge, width, so_far, weeks, spans, bits) as (
+                select {begin}, 1::bigint, 0::bigint, array[]::bigint[], array[]::bigint[], array[]::"bit"[]
+                where (select not few from counted)
+                union all
+                select edge {on} width, 2 * width, so_far + these.more, these.weeks, these.spans, these.bits
+                from on_and_on cross join lateral (
+                    select coalesce(sum({left}), 0)::bigint as more,
+                        array_agg(week) as weeks, array_agg(span) as spans, array_agg(bits) as bits
+                    from (
+                        select span, week, bits, bit_count(bits) as found from (
+                            select span, of_week.value as week, of_week.bits & found.bits as bits
+                            from (
+                                select span, bits, value from punishment_marks
+                                where kind = {marks.WEEK} and {these} offset 0
+                            ) of_week join found using (span) offset 0
+                        ) of_line where bit_count(bits) > 0
+                    ) of_each
+                ) these
+                where so_far < {weeks.needed} and edge {not_past} {_end_of_weeks(back)}
+            ) select week, span, of_line.bits from on_and_on, unnest(weeks, spans, bits) as of_line (week, span, bits)
         )""",  # noqa: S608
+        """in_week as materialized (
+            select week, sum(bit_count(bits))::bigint as found from in_weeks group by week
+        )""",
         f"""spread as materialized (
             select min(week) as first, max(week) as last, coalesce(sum(found), 0) as near,
                 {beginning_of("min(week)")} as since, {beginning_of("max(week) + 1")} as until
-            from in_week where week {">=" if weeks.descending else "<="} (
+            from in_week where week {not_past} (
                 select coalesce({reached}(week) filter (where so_far >= {weeks.needed}), {else_}(week))
                 from (select week, sum({left}) over (order by week {way}) as so_far from in_week) so_far
             )
         )""",  # noqa: S608
     ]
+
+
+def _end_of_weeks(way: str) -> str:
+    # punishment_marks_pkey
+    return f"(select value from punishment_marks where kind = {marks.WEEK} order by kind {way}, value {way} limit 1)"  # noqa: S608

@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent
-from modledger.projections.catalog import create_indexes
+from modledger.projections.catalog import add_primary_key, create_indexes
 from modledger.projections.projector import (
     Cursor,
     FoldFailed,
@@ -77,7 +77,7 @@ def _index(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any
     cursor = conn.cursor(row_factory=tuple_row)
     table = projector.table
     if cursor.execute("select to_regclass(%s)", (f"{table.name}_pkey",)).fetchone() == (None,):
-        cursor.execute(f"alter table {table.name} add primary key ({', '.join(table.primary_key)})".encode())
+        add_primary_key(cursor, table)
     create_indexes(cursor, table)
     trigrams = cursor.execute(
         "select nspname from pg_extension as e join pg_namespace as n on n.oid = e.extnamespace where extname = %s",

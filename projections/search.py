@@ -24,7 +24,7 @@ from modledger.projections import cursors, marks, reason_search
 from modledger.projections.name_search import check_known
 from modledger.projections.parameters import Parameters, Values
 from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of
-from modledger.projections.weeks import beginning, week
+from modledger.projections.weeks import beginning, beginning_of_day, covering, day, week
 
 Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -76,11 +76,14 @@ class Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Dates(msgspec.Struct, frozen=True):
-    """What lies between the dates of a search, as SQL. ``both``: the conditions as they are; ``whole_weeks`` on
-    ``punishment_counts``, ``whole`` the same on a row, and what is left on both sides of these weeks. ``weeks``: all
-    that the dates touch, as a condition on a number; None where there are no dates."""
+    """What lies between the dates of a search, as SQL. ``both``: the conditions as they are. ``cells``: conditions on
+    ``punishment_counts``, of whole weeks and days, and ``cut_days`` on rows: what is left at both ends. ``whole_weeks``
+    on the number of a week, ``whole`` the same on a row, and ``cut_weeks`` what is left on both sides of these weeks.
+    ``weeks``: all that the dates touch, as a condition on a number; None where there are no dates."""
 
     both: list[str]
+    cells: list[str]
+    cut_days: list[str]
     whole_weeks: str
     whole: list[str]
     cut_weeks: list[str]
@@ -171,18 +174,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     # punishments_guild_ or punishments_guild_issuer_, each _created or _ends. Order and limit stand in every walk,
     # because the planner asks a branch of UNION ALL that has conditions of its own for no order.
     sort_key = ENDS if by_end(search) else "created_at"
-    cells = [(sort_key, cell) for cell in _cells(search, types)]
-    if by_end(search) and dates.both and search.user_id is None:
-        # The sum is no index's order, so that the planner sorts what lies between the dates.
-        to_sort = [(f"{ENDS} + interval '0'", cell) for _, cell in cells]
-        to_walk = [(key, [*cell, part]) for key, cell in cells for part in _parts(search, parameters)]
-        few = _few_between(search, types, now)
-        if isinstance(few, bool):
-            cells = to_sort if few else to_walk
-        else:
-            tables.append(f"between_dates as materialized (select {few} as few)")
-            cells = [(key, [*cell, "(select few from between_dates)"]) for key, cell in to_sort]
-            cells += [(key, [*cell, "(select not few from between_dates)"]) for key, cell in to_walk]
+    cells = _cells(search, types)
     order = f"order by sort_key {way}, created_at {way}, id {way}"
     if by_marks:
         # The walks are for words that many bear. The planner, who may take them for rare ones, would rather sort
@@ -195,12 +187,22 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
             # both are compared with one column.
             since, until = "(select since from spread)", "(select until from spread)"
             wanted += [f"(created_at, id) >= ({since}, 0)", f"created_at < {until}"]
-    ways = [("punishments", key, " and ".join([*wanted, *beyond_cursor, *cell])) for key, cell in cells]
+    sorts = _sorts_between(search, types, now) if dates.both and by_end(search) and search.user_id is None else None
+    if sorts is not None:
+        sought = [*wanted, *beyond_cursor, _state(search), _of_type(types)]
+        tables += [f"between_dates as materialized (select {sorts} as few)", _first_of_sorted(sought, order, last)]
+        wanted.append("(select not few from between_dates)")
+    if dates.both and by_end(search) and search.user_id is None:
+        cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
+    ways = [("punishments", " and ".join([*wanted, *beyond_cursor, *cell])) for cell in cells]
     if by_marks:
-        ways.append(("few", sort_key, " and ".join(beyond_cursor) or "true"))
+        ways.append(("few", " and ".join(beyond_cursor) or "true"))
+    if sorts is not None:
+        # punishments_id
+        ways.append(("punishments", "id = any(array(select id from first_of_sorted))"))
     walks = [
-        f"(select *, {key} as sort_key from {table} where {condition} {order} limit {last})"  # noqa: S608
-        for table, key, condition in ways or [("punishments", sort_key, " and ".join(["false", *wanted]))]
+        f"(select *, {sort_key} as sort_key from {table} where {condition} {order} limit {last})"  # noqa: S608
+        for table, condition in ways or [("punishments", " and ".join(["false", *wanted]))]
     ]
     known = "true" if terms is None else terms.known
     sql = f"""
@@ -218,31 +220,40 @@ def by_end(search: Search) -> bool:
     return search.sort.endswith("expires_at")
 
 
-def _few_between(search: Search, types: tuple[int, ...], now: datetime) -> bool | str:
-    """Whether it is quicker to sort what lies between the dates than to walk by end until a page is full; as SQL where
-    it takes the counts to tell.
+def _first_of_sorted(wanted: list[str], order: str, last: str) -> str:
+    """The page's ids, by sorting all that lies between the dates. Without words what it takes stands in the _created
+    index of the walks. The sum is no index's order, so that nothing but sorting comes into question."""
+    return f"""first_of_sorted as materialized (
+        select id from (
+            select id, created_at, {ENDS} + interval '0' as sort_key from punishments where {" and ".join(wanted)}
+        ) of_dates where (select few from between_dates) {order} limit {last}
+    )"""  # noqa: S608
+
+
+def _sorts_between(search: Search, types: tuple[int, ...], now: datetime) -> str | None:
+    """Whether it is quicker to sort what lies between the dates than to walk by end until a page is full, as SQL; None
+    where it never is.
 
     What ends last was mostly issued last: a walk from there passes what was issued since ``created_before``, within an
-    index that has created_at too, each at about a fortieth of what fetching and sorting one costs (docs/search.md). A
-    walk from the first end passes what was running at ``created_after``. A thousand are sorted in a millisecond, as
-    fast as any walk.
+    index that has created_at too, each at about a fourth of what sorting one costs, within an index too, or a fortieth
+    where the words of its row are looked at. A walk from the first end passes what was running at ``created_after``.
     """
     after, before = search.created_after, search.created_before
-    if after is None:
-        return False
-    if not search.sort.startswith("-"):
-        return (before or now) - after < timedelta(days=7)
-    if before is None or not types:
-        return False
+    if after is None or not types or (before is None and search.sort.startswith("-")):
+        return None
     counted = "open" if search.active_only else "total"
-    since, until = max(1, week(after)), week(before)
+    since, until = max(1, week(after)), week(before or now)
     # As if what their weeks hold were spread evenly.
-    share = max(0.0, min(1.0, (before - after) / timedelta(weeks=until - since + 1))) if until >= since else 0.0
+    share = (
+        max(0.0, min(1.0, ((before or now) - after) / timedelta(weeks=until - since + 1))) if until >= since else 0.0
+    )
+    dearer = 4 if search.q is None else 40
+    sorts = f"share < 1000 or {dearer:d} * share < later" if search.sort.startswith("-") else "share < 4000"
     # punishment_counts_pkey
     return f"""(
-        select between_them < 1000 or 40 * between_them < issued_since from (
-            select coalesce(sum({counted}) filter (where week <= {until:d}), 0) * {share:.9f} as between_them,
-                coalesce(sum({counted}) filter (where week > {until:d}), 0) as issued_since
+        select {sorts} from (
+            select coalesce(sum({counted}) filter (where week <= {until:d}), 0) * {share:.9f} as share,
+                coalesce(sum({counted}) filter (where week > {until:d}), 0) as later
             from punishment_counts where guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d}
             and {_of_type(types)} and week >= {since:d}
         ) of_weeks
@@ -297,6 +308,11 @@ def _cells(search: Search, types: tuple[int, ...]) -> list[list[str]]:
     return [[state, f"type = {kind:d}"] for state in states for kind in types]
 
 
+def _state(search: Search) -> str:
+    # Both values by name, or no index that begins with it could be walked.
+    return "open" if search.active_only else "open = any(array[true, false])"
+
+
 def _of_type(types: tuple[int, ...]) -> str:
     return f"type = any(array[{', '.join(map(str, types))}]::smallint[])"
 
@@ -317,25 +333,27 @@ def _total(
         # punishments_user
         active = ["open", f"{ENDS} > {moment}"] if search.active_only else []
         return _count([*wanted, *dates.both, of_type, *active])
-    # Both values by name, or no index that begins with it could be walked.
-    state = "open" if search.active_only else "open = any(array[true, false])"
+    state = _state(search)
     counted = "open" if search.active_only else "total"
     if search.q is None:
         # punishment_counts_pkey
-        whole = (
+        whole = [
             f"coalesce((select sum({counted}) from punishment_counts where guild_id = {search.guild_id or 0:d}"  # noqa: S608
-            f" and issued_by = {parameters.number(search.issued_by or 0)} and {of_type} and {dates.whole_weeks}"
-            "), 0)::bigint"
-        )
+            f" and issued_by = {parameters.number(search.issued_by or 0)} and {of_type} and {cell}), 0)::bigint"
+            for cell in dates.cells
+        ]
     elif dates.weeks is None:
-        whole = "(select most from decided)"
+        whole = ["(select most from decided)"]
     else:
-        whole = f"""(
-            select coalesce(sum(bit_count(found.bits & weeks.bits)), 0)::bigint
-            from found join ({_of_weeks(dates.whole_weeks)}) weeks using (span)
-        )"""  # noqa: S608
-    # The _created index of the walks, at most twice seven days of it.
-    total = " + ".join([whole, *(_count([*wanted, state, of_type, cut]) for cut in dates.cut_weeks)])
+        whole = [
+            f"""(
+                select coalesce(sum(bit_count(found.bits & weeks.bits)), 0)::bigint
+                from found join ({_of_weeks(dates.whole_weeks)}) weeks using (span)
+            )"""  # noqa: S608
+        ]
+    # The _created index of the walks: what is left of two days, or of twice seven.
+    cut = dates.cut_days if search.q is None else dates.cut_weeks
+    total = " + ".join([*whole, *(_count([*wanted, state, of_type, one]) for one in cut)] or ["0::bigint"])
     return f"{total} - {overdue}" if search.active_only else total
 
 
@@ -377,7 +395,7 @@ def _marked(
     bits = [*terms.bits, *named, *([] if dates.weeks is None else [_of_weeks(dates.weeks)])]
     # punishment_counts_pkey
     among = f"""(
-        select coalesce(sum(total), 0)::bigint from punishment_counts
+        select coalesce(sum({"open" if search.active_only else "total"}), 0)::bigint from punishment_counts
         where guild_id = {search.guild_id or 0:d} and issued_by = {parameters.number(search.issued_by or 0)}
         and {_of_type(types)} and week = 0
     )"""  # noqa: S608
@@ -399,28 +417,38 @@ def _count(conditions: Sequence[str]) -> str:
 
 def dates_of(search: Search, parameters: Parameters) -> Dates:
     after, before = search.created_after, search.created_before
+    cells = [
+        f"week between {first} and {last}" if last is not None else f"week >= {first}"
+        for first, last in covering(after, before)
+    ]
     if after is None and before is None:
-        return Dates([], "week = 0", [], [], None)
+        return Dates([], cells, [], "week = 0", [], [], None)
     later = earlier = None
     if after is not None:
         later = f"created_at > {parameters.add(after, 'timestamptz')}"
     if before is not None:
         earlier = f"created_at < {parameters.add(before, 'timestamptz')}"
     both = [condition for condition in (later, earlier) if condition is not None]
+    if after is not None and before is not None and day(after) >= day(before):
+        cut_days = [" and ".join(both)]
+    else:
+        cut_days = [] if after is None else [f"{later} and created_at < {beginning_of_day(day(after) + 1)}"]
+        cut_days += [] if before is None else [f"created_at >= {beginning_of_day(day(before))} and {earlier}"]
     if after is not None and before is not None and week(after) >= week(before):
-        return Dates(both, "false", ["false"], [" and ".join(both)], f"week between {week(after)} and {week(before)}")
-    weeks, whole, cut, touched = ["week > 0"], [], [], []
+        touched = f"week between {week(after)} and {week(before)}"
+        return Dates(both, cells, cut_days, "false", ["false"], [" and ".join(both)], touched)
+    weeks, whole, cut, touches = ["week > 0"], [], [], []
     if after is not None:
-        touched.append(f"week >= {week(after)}")
+        touches.append(f"week >= {week(after)}")
         weeks.append(f"week > {week(after)}")
         whole.append(f"created_at >= {beginning(week(after) + 1)}")
         cut.append(f"{later} and created_at < {beginning(week(after) + 1)}")
     if before is not None:
-        touched.append(f"week <= {week(before)}")
+        touches.append(f"week <= {week(before)}")
         weeks.append(f"week < {week(before)}")
         whole.append(f"created_at < {beginning(week(before))}")
         cut.append(f"created_at >= {beginning(week(before))} and {earlier}")
-    return Dates(both, " and ".join(weeks), whole, cut, " and ".join(touched))
+    return Dates(both, cells, cut_days, " and ".join(weeks), whole, cut, " and ".join(touches))
 
 
 def _identity(search: Search, moment: Moment) -> tuple[object, ...]:

@@ -1,8 +1,8 @@
-"""Weeks without a gap through all of time: what counts of very many rows are kept by."""
+"""Weeks and days without a gap through all of time: what counts of very many rows are kept by."""
 
 from datetime import UTC, datetime, timedelta
 
-_WEEK = timedelta(weeks=1)
+_WEEK, _DAY = timedelta(weeks=1), timedelta(days=1)
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -13,10 +13,42 @@ def week(at: datetime) -> int:
     return 1 + (at - _BEGINNING) // _WEEK
 
 
+def day(at: datetime) -> int:
+    """The number of the day in UTC, 1 for the first of week 1. Of any aware datetime, as ``week``."""
+    return 1 + (at - _BEGINNING) // _DAY
+
+
+def covering(after: datetime | None, before: datetime | None) -> list[tuple[int, int | None]]:
+    """The whole weeks and days between the moments, none twice, as the first and the last of cells of which there are
+    counts: a week by its number, a day by its number negated, 0 for everything. Last None: all that come after."""
+    if after is None and before is None:
+        return [(0, 0)]
+    first = 1 if after is None else day(after) + 1
+    # Of the week in which they begin the days stand alone, unless that is a Monday.
+    monday = -(-(first - 1) // 7) * 7 + 1
+    if before is None:
+        return [*_days(first, monday - 1), (monday // 7 + 1, None)]
+    last = day(before) - 1
+    if last < monday + 6:
+        return _days(first, last)
+    return [*_days(first, monday - 1), (monday // 7 + 1, last // 7), *_days(last // 7 * 7 + 1, last)]
+
+
+def _days(first: int, last: int) -> list[tuple[int, int | None]]:
+    return [(-last, -first)] if first <= last else []
+
+
 def within(column: str) -> str:
-    """SQL: the column's moment lies in the week of the parameter ``week``, which is 0 for any."""
-    begins = "('0001-01-01T00:00:00Z'::timestamptz + make_interval(hours => 168 * (%(week)s::integer - {})))"
-    return f"(%(week)s = 0 or {column} >= {begins.format(1)} and {column} < {begins.format(0)})"
+    """SQL: the column's moment lies in the cell of the parameter ``week``: a week, a day by its number negated, or 0
+    for any."""
+    moment = "('0001-01-01T00:00:00Z'::timestamptz + make_interval(hours => case when %(week)s::integer > 0"
+    moment += " then 168 * (%(week)s::integer - {0}) else 24 * (- %(week)s::integer - {0}) end))"
+    return f"(%(week)s = 0 or {column} >= {moment.format(1)} and {column} < {moment.format(0)})"
+
+
+def beginning_of_day(number: int) -> str:
+    """The day's first moment, in SQL."""
+    return f"('0001-01-01T00:00:00Z'::timestamptz + interval '{24 * (number - 1)} hours')"
 
 
 def beginning(number: int) -> str:

@@ -91,3 +91,27 @@ def test_a_runner_that_was_at_work_while_its_table_was_made_anew_writes_nothing_
         with pytest.raises(Fenced):
             advance(connection, punishments.PROJECTOR, slow, 100)
         assert rows(database) == []
+
+
+def test_bits_of_marks_stand_in_the_primary_key_of_live_and_of_rebuilt_tables(
+    ledger: PostgresLedger, database: str
+) -> None:
+    warned(ledger, 1)
+    catch_up(ledger, database, PROJECTORS)
+
+    def covering() -> list[str]:
+        with psycopg.connect(database) as connection:
+            return [
+                definition.partition(" USING ")[2]
+                for (definition,) in connection.execute(
+                    "select indexdef from pg_indexes where indexname ~ 'marks_pkey$' order by indexname"
+                )
+            ]
+
+    live = covering()
+    assert live == ["btree (kind, value, span) INCLUDE (bits)"] * 2
+    with psycopg.connect(database) as connection:
+        connection.execute("update read_models set fingerprint = 'older' where projector ~ '^punishment'")
+    names = ["punishment_history", "punishments"]
+    assert sorted(rebuild_outdated(ledger, database, PROJECTORS, threading.Event())) == names
+    assert covering() == live
