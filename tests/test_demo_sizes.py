@@ -28,7 +28,7 @@ from modledger.projections.catalog import PROJECTORS
 from modledger.projections.ledger_verification import verify_ledger
 from modledger.projections.verification import verify_projector
 from modledger.workers.demo import DEMO_BOT, EXAMPLE_BAN_ID, EXAMPLE_BANNED_ID, DemoRefused, is_loaded, load_demo
-from modledger.workers.demo_blocks import EVENTS, PUNISHMENTS, Size, parts
+from modledger.workers.demo_blocks import EVENTS, PUNISHMENTS, Size, part, parts
 from modledger.workers.demo_cli import demo
 from modledger.workers.demo_load import Interrupted, Loaded, load
 from modledger.workers.demo_staff import END, START
@@ -108,6 +108,13 @@ def test_whatever_the_number_the_parts_add_up_to_it_and_blocks_are_alike() -> No
 
 
 # -- the same for the same seed
+
+
+def test_a_ban_that_was_brought_over_may_be_replaced_whoever_issued_it_elsewhere() -> None:
+    # The first block of this seed in which the issuer is somebody who did not come along.
+    block = part(1, 405, Size(punishments=PUNISHMENTS), END)
+    issued = [one for happened in block.happened for one in happened.events if isinstance(one.event, events.Issued)]
+    assert len(issued) == PUNISHMENTS
 
 
 def test_the_same_seed_gives_the_same_ledger_by_any_number_of_processes(

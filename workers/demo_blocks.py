@@ -258,6 +258,8 @@ def _staff(interval: int) -> dict[str, State]:
 
 def _others(acts: Iterable[Act]) -> dict[str, State]:
     ids = {act.actor.user_id for act in acts} | {getattr(act.command, "owner_id", None) for act in acts}
+    # Of what was brought over some has an issuer who did not come along, and may be replaced here.
+    ids |= set(_STAFF_THERE)
     return {f"user:{one}": User(id=one) for one in ids if isinstance(one, int) and one not in STAFF}
 
 
