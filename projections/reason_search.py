@@ -72,11 +72,13 @@ def _bits(words: str, of_marks: Table) -> str:
 
 class Weeks(msgspec.Struct, frozen=True, kw_only=True):
     """That a page by ``created_at`` is looked for in its weeks only. ``needed``: how many have to be there, as SQL;
-    ``cursor``: the number of the week in which the page begins, as SQL."""
+    ``cursor``: the number of the week in which the page begins, as SQL. ``passed``: a relation (week, passed) of how
+    many a walk would pass in each week."""
 
     descending: bool
     needed: str
     cursor: str | None
+    passed: str
 
 
 def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str, among: str) -> list[str]:
@@ -86,8 +88,9 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
     (4 µs each) than to walk over those ``among`` which they are until ``last`` are met (1 µs each). With ``weeks``
     there is a third way, to fetch those of the page's own weeks, and a walk is of these weeks only. ``in_weeks``: what
     is found in each week, from that on with which the page begins, until they are enough for it; ``in_week``: how many.
-    ``spread``: from where to where the page reaches, which are ``near``. ``decided``: which way it is; that of ``few``,
-    all or near ones, whose rows that are ``wanted`` are then there, or the walk.
+    ``expected``: up to which week that should be. ``spread``: from where to where the page reaches, which are ``near``.
+    ``decided``: which way it is; that of ``few``, all or near ones, whose rows that are ``wanted`` are then there, or
+    the walk.
     """
     few = f"4.0 * most * most <= {last} * {among}"
     near, bits_of_few = "", "select span, bits from found where (select few from counted)"
@@ -101,7 +104,7 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
             select most, {few} as few
             from (select coalesce(sum(bit_count(bits)), 0)::bigint as most from found) as of_found
         )""",  # noqa: S608
-        *([] if weeks is None else _weeks_of_page(weeks)),
+        *([] if weeks is None else _weeks_of_page(weeks, among)),
         # Without AND and OR, of which either side may be asked first: the weeks are read where they have to be.
         f"""decided as materialized (
             select most, case when few then true else false{near} end as few from counted
@@ -138,7 +141,7 @@ def _intersection(bits: list[str]) -> str:
     """  # noqa: S608
 
 
-def _weeks_of_page(weeks: Weeks) -> list[str]:
+def _weeks_of_page(weeks: Weeks, among: str) -> list[str]:
     if weeks.descending:
         reached, else_, way, back, on, not_past = "max", "min", "desc", "asc", "-", ">="
         these = "value > edge - width and value <= edge"
@@ -146,18 +149,28 @@ def _weeks_of_page(weeks: Weeks) -> list[str]:
         reached, else_, way, back, on, not_past = "min", "max", "asc", "desc", "+", "<="
         these = "value >= edge and value < edge + width"
     # Of the cursor's own week it is not known how many are left.
-    begin, left = _end_of_weeks(way), "found"
+    from_cursor, begin, left = "", _end_of_weeks(way), "found"
     if weeks.cursor is not None:
+        from_cursor = f"where week {'<=' if weeks.descending else '>='} {weeks.cursor}"
         begin, left = weeks.cursor, f"case when week <> {weeks.cursor} then found else 0 end"
     return [
-        # punishment_marks_pkey: of one week, of the two that follow, of the four after these. OFFSET 0 because one look
-        # for all weeks is better than one for each span. "bit"[] has no length, as what array_agg makes has none.
+        f"""expected as materialized (
+            select coalesce({reached}(week), {_end_of_weeks(back)}) as week from (
+                select week, sum(passed) over (order by week {way}) as passed
+                from ({weeks.passed}) of_each {from_cursor}
+            ) of_weeks where passed * (select most from counted) > 1.5 * {weeks.needed} * {among}
+        )""",  # noqa: S608
+        # punishment_marks_pkey: of one week, of as many as should be enough if what is found were spread evenly among
+        # what there is, of twice as many. OFFSET 0 because one look for all weeks is better than one for each span.
+        # "bit"[] has no length, as what array_agg makes has none.
         f"""in_weeks as materialized (
             with recursive on_and_on (edge, width, so_far, weeks, spans, bits) as (
                 select {begin}, 1::bigint, 0::bigint, array[]::bigint[], array[]::bigint[], array[]::"bit"[]
                 where (select not few from counted)
                 union all
-                select edge {on} width, 2 * width, so_far + these.more, these.weeks, these.spans, these.bits
+                select edge {on} width,
+                    case when width > 1 then 2 * width else greatest(2, abs((select week from expected) - edge)) end,
+                    so_far + these.more, these.weeks, these.spans, these.bits
                 from on_and_on cross join lateral (
                     select coalesce(sum({left}), 0)::bigint as more,
                         array_agg(week) as weeks, array_agg(span) as spans, array_agg(bits) as bits
