@@ -193,3 +193,31 @@ def test_logging_in_and_out_can_be_repeated_too(world: World) -> None:
     assert second.status_code == 200
     assert second.headers["Set-Cookie"] == first.headers["Set-Cookie"]
     assert world.query("select count(*) from sessions") == [(1,)]
+
+
+# What was so when the claim of a key was committed, and when the first event after it was on its way into the ledger.
+WATCHED = """
+    create table watched (what text, claimed boolean, setting text, written pg_lsn, flushed pg_lsn);
+    create function watch() returns trigger language plpgsql security definer as $$
+    begin
+        insert into watched select tg_argv[0], exists (select from idempotency_keys where key = 'one'),
+            current_setting('synchronous_commit'), pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn();
+        return null;
+    end $$;
+    create constraint trigger claims after insert on idempotency_keys deferrable initially deferred
+        for each row execute function watch('claim');
+    create trigger events after insert on ledger for each statement execute function watch('command');
+"""
+
+
+def test_the_claim_of_a_key_is_on_the_disk_before_its_command_is_in_the_ledger(world: World) -> None:
+    # The suite's server commits without waiting for the disk, unless it is told otherwise.
+    name = world.connection.info.dbname
+    world.connection.execute(f"alter database {name} set synchronous_commit = on".encode())
+    world.connection.execute(WATCHED)
+    assert send(world, "one").status_code == 200
+    claim, command = world.query("select * from watched order by written")
+    assert (claim[:3], command[:2]) == (("claim", True, "on"), ("command", True))
+    # The trigger of the claim is the last that its transaction does, so what comes after it is the commit.
+    ((flushed,),) = world.query("select %s::pg_lsn > %s::pg_lsn", command[4], claim[3])
+    assert flushed
