@@ -149,7 +149,7 @@ LINES: dict[str, Line] = {
     ),
     "append grouped": Line(
         part="append",
-        name="append, 8 writers, threads of one process: group commit",
+        name="append, 8 writers, callers of one process: their commands together, as in serve",
         unit="events/s",
         floor="pgbench's INSERT into a plain table, unordered, 8 clients",
         peer=LIBRARY,

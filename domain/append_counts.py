@@ -7,7 +7,7 @@ import msgspec
 
 from modledger.domain.recorder_ledger import Outcome
 
-# Commands in one call: powers of two up to the most that a group commit takes (group_commit.GroupCommit).
+# Commands in one call: powers of two up to the most that are carried out together (http/command_groups.py).
 GROUP_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -47,7 +47,7 @@ class AppendCounts:
             self._grouped += size
 
     def batch(self, commands: int, events: int) -> None:
-        """A batch that was appended, or met a conflict (``events`` 0): no group commit, so it counts in no group."""
+        """A batch that was appended, or met a conflict (``events`` 0). It is of one caller: it counts in no group."""
         with self._lock:
             self._outcomes["appended" if events else "conflict"] += commands if events else 1
             self._events += events

@@ -127,9 +127,9 @@ class Ledger(Protocol):
     """Every operation raises LedgerUnavailable when the store cannot be reached."""
 
     def append(self, append: Append) -> Appended:
-        """Appends one command. Commands of several threads that arrive together are committed together, each
-        succeeding or failing alone. Durable on return. Raises VersionConflict, and LedgerDamaged where a stream without
-        events has a key."""
+        """Appends one command. Durable on return. Raises VersionConflict, and LedgerDamaged where a stream without
+        events has a key. Each waits for the commits of those before it: what arrives together goes by
+        ``append_together``."""
         ...
 
     def append_together(self, appends: Sequence[Append]) -> list[Appended | Exception]:

@@ -1,5 +1,5 @@
 """The statements of the ledger on PostgreSQL, each with the indexes that serve it; their tables and functions are those
-of ``workers/migrations/0001_ledger.sql``."""
+of ``workers/migrations/0001_ledger.sql`` and ``0013_append_in_sets.sql``."""
 
 APPEND = """
     select outcome, positions, recorded from ledger_append(

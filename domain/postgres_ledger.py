@@ -1,4 +1,5 @@
-"""The ledger on PostgreSQL: the table, the functions and the keys of ``workers/migrations/0001_ledger.sql``."""
+"""The ledger on PostgreSQL: table, keys and functions of ``workers/migrations/0001_ledger.sql``, one of these as
+``0013_append_in_sets.sql`` has it."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -18,12 +19,11 @@ from psycopg_pool import PoolClosed
 
 from modledger.domain import ledger_queries
 from modledger.domain.append_counts import AppendCounts
-from modledger.domain.group_commit import GroupCommit, NotAnswered
 from modledger.domain.ledger import Append, Appended, LedgerDamaged, LedgerUnavailable, Prepared, tried
 from modledger.domain.mapper import Row, StoredCommand
 from modledger.domain.personal_text import MasterKey, WrongMasterKey
 from modledger.domain.recorder_ledger import Outcome, RecorderLedger, StreamHead, WrappedKeys
-from modledger.domain.wire_arrays import Wire, bigints, byteas, texts, uuids
+from modledger.domain.wire_arrays import Wire, bigints, byteas, integers, texts, uuids
 
 Answer = TypeVar("Answer")
 
@@ -46,23 +46,13 @@ class LedgerRecorder(PostgresApplicationRecorder):
 
     def __init__(self, datastore: PostgresDatastore) -> None:
         super().__init__(datastore, events_table_name="ledger")
-        self._group = GroupCommit(self._append_group)
         self.counts = AppendCounts()
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:  # noqa: ARG002
         raise TypeError("events enter the ledger through append: they need a command id and expected versions")
 
-    def close(self) -> None:
-        """Lets go of the thread that sends groups; the connections are the factory's."""
-        self._group.close()
-
     def append_command(self, command: StoredCommand) -> Outcome:
-        give_up = monotonic() + PATIENCE
-        try:
-            return self._group.submit(command, PATIENCE)
-        except (NotAnswered, psycopg.Error):
-            # Whatever befell the group, each of it goes on alone: a command that was committed is recognised by its id.
-            return self._append_alone(command, give_up)
+        return self._append_one(command, monotonic() + PATIENCE)
 
     def append_commands(self, commands: Sequence[StoredCommand]) -> Sequence[Outcome | Exception]:
         give_up = monotonic() + PATIENCE
@@ -70,7 +60,8 @@ class LedgerRecorder(PostgresApplicationRecorder):
         def alone(command: StoredCommand) -> Outcome:
             if monotonic() > give_up:
                 raise LedgerUnavailable("the ledger's database did not answer in time")
-            return self._append_alone(command, monotonic() + ALONE_SECONDS)
+            self.counts.sent_alone()
+            return self._append_one(command, monotonic() + ALONE_SECONDS)
 
         while True:
             try:
@@ -84,8 +75,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
                 return answers
             self._look_around()
 
-    def _append_alone(self, command: StoredCommand, give_up: float) -> Outcome:
-        self.counts.sent_alone()
+    def _append_one(self, command: StoredCommand, give_up: float) -> Outcome:
         try:
             return self._reach(lambda connection: self._append(connection, [command])[0], give_up)
         except psycopg.errors.UniqueViolation as error:
@@ -225,31 +215,27 @@ class LedgerRecorder(PostgresApplicationRecorder):
                 f"the ledger is inconsistent: {', '.join(stray)} has a key but no events; run modledger verify ledger"
             ) from cause
 
-    def _append_group(self, commands: Sequence[StoredCommand]) -> list[Outcome]:
-        with self.datastore.pool.connection() as connection:
-            return self._append(connection, commands)
-
     def _append(self, connection: psycopg.Connection[Any], commands: Sequence[StoredCommand]) -> list[Outcome]:
         events = list(chain.from_iterable(command.events for command in commands))
         keys = list(chain.from_iterable(command.keys for command in commands))
         erased = list(chain.from_iterable(command.erased for command in commands))
         arguments = [
             uuids([command.command_id for command in commands]),
-            [len(command.events) for command in commands],
+            integers([len(command.events) for command in commands]),
             texts([str(event.originator_id) for event in events]),
             bigints([event.originator_version for event in events]),
             texts([event.topic for event in events]),
             byteas([event.state for event in events]),
             texts(list(chain.from_iterable(command.actors for command in commands))),
             texts(list(chain.from_iterable(command.vias for command in commands))),
-            [len(command.expected) for command in commands],
+            integers([len(command.expected) for command in commands]),
             texts(list(chain.from_iterable(command.expected for command in commands))),
             bigints(list(chain.from_iterable(command.expected.values() for command in commands))),
-            [len(command.keys) for command in commands],
+            integers([len(command.keys) for command in commands]),
             texts([key.subject for key in keys]),
             bigints([key.generation for key in keys]),
             byteas([key.wrapped for key in keys]),
-            [len(command.erased) for command in commands],
+            integers([len(command.erased) for command in commands]),
             texts([stream for stream, _ in erased]),
             bigints([generation for _, generation in erased]),
         ]
@@ -369,7 +355,6 @@ class PostgresLedger(RecorderLedger):
             self._appended.set()
             if self._announcer.is_alive():
                 self._announcer.join(PATIENCE)
-            self.recorder.close()
             self.factory.close()
 
     def append(self, append: Append) -> Appended:

@@ -17,6 +17,7 @@ from psycopg.pq import Format
 _HEAD = Struct("!iiIii").pack
 _LENGTH = Struct("!i").pack
 _BIGINT = Struct("!iq").pack
+_INTEGER = Struct("!ii").pack
 _NULL = _LENGTH(-1)
 _UUID_LENGTH = _LENGTH(16)
 _NOTHING = Struct("!iiI").pack
@@ -54,6 +55,11 @@ def texts(values: Sequence[str]) -> Wire:
 def bigints(values: Sequence[int]) -> Wire:
     """``bigint[]``, each within 64 bits."""
     return _array("int8", len(values), (_BIGINT(8, value) for value in values))
+
+
+def integers(values: Sequence[int]) -> Wire:
+    """``int[]``, each within 32 bits."""
+    return _array("int4", len(values), (_INTEGER(4, value) for value in values))
 
 
 def byteas(values: Sequence[bytes]) -> Wire:

@@ -40,7 +40,7 @@ log = structlog.get_logger("modledger.http")
 MOST_ITEMS = 200
 # The longest reasons, each character written as two escapes, with room for the rest of their items.
 BODY_LIMIT = 1280 * 1024
-# Targets of one batch that are worked on at once: they share the ledger's group commit.
+# Targets of one batch that are worked on at once: their commands are carried out together (command_groups.py).
 SIDE_BY_SIDE = 8
 
 

@@ -31,6 +31,7 @@ LAST_COMMITS = {
     9: "e5405c9a0bed88f303765eb2cc5d49cd01e36fd5",
     10: "81e27af05346ae96b11b1b9a8b0e58bb951fa914",
     11: "ce1d6f2e92600b08ba69c95faee16e588cf6330d",
+    12: "22f762b28d38a20f3caf090e346573bc5ddf53b6",
 }
 
 

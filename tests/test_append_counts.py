@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
-from time import sleep
 
 import psycopg
 import pytest
@@ -35,21 +34,22 @@ def test_a_duplicate_and_a_conflict_count_as_what_they_are_and_bring_no_events(l
     assert (counted.events, counted.grouped, sum(counted.groups)) == (1, 3, 3)
 
 
-def test_commands_that_are_committed_together_are_one_group(database: str, ledger: PostgresLedger) -> None:
-    ledger.append(command(event("user:99", 1)))
-    with ThreadPoolExecutor(9) as threads:
-        with appends_held_back(database), psycopg.connect(database, autocommit=True) as watching:
-            first = threads.submit(ledger.append, command(event("user:1", 1)))
-            wait_for_held_append(watching)
-            others = [threads.submit(ledger.append, command(event(f"user:{n}", 1))) for n in range(2, 10)]
-            while len(ledger.recorder._group._waiting) < 8:
-                sleep(0.01)
-        for future in (first, *others):
-            future.result()
+def test_commands_that_are_committed_together_are_one_group(ledger: PostgresLedger) -> None:
+    for numbers in ((1,), (2,), range(3, 11)):
+        ledger.append_together([command(event(f"user:{n}", 1)) for n in numbers])
     counted = ledger.recorder.counts.now()
     assert counted.outcomes["appended"] == counted.grouped == counted.events == 10
     # Two alone, then eight in one call.
     assert dict(zip(GROUP_BOUNDS, counted.groups, strict=True)) == dict.fromkeys(GROUP_BOUNDS, 0) | {1: 2, 8: 1}
+
+
+def test_what_fails_together_is_counted_when_each_is_sent_alone(database: str, ledger: PostgresLedger) -> None:
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database, autocommit=True) as admin:
+        with appends_held_back(database):
+            future = threads.submit(ledger.append_together, [command(event(f"user:{n}", 1)) for n in (1, 2)])
+            admin.execute("select pg_terminate_backend(%s)", (wait_for_held_append(admin),))
+        future.result()
+    assert ledger.recorder.counts.now().alone >= 2
 
 
 def test_a_batch_counts_its_commands_and_is_no_group(ledger: PostgresLedger) -> None:
@@ -68,7 +68,7 @@ def test_a_connection_that_dies_during_an_append_is_counted(database: str, ledge
             admin.execute("select pg_terminate_backend(%s)", (wait_for_held_append(admin),))
         future.result()
     counted = ledger.recorder.counts.now()
-    assert (counted.alone, counted.events, counted.outcomes["appended"]) == (1, 1, 1)
+    assert (counted.reconnects, counted.events, counted.outcomes["appended"]) == (1, 1, 1)
 
 
 def test_nothing_is_lost_when_threads_count_at_once() -> None:

@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from modledger.domain.envelope import Recorded
 from modledger.domain.events import ERASED, SubjectErased, UserWarned
 from modledger.domain.ledger import LedgerUnavailable, VersionConflict
 from modledger.domain.mapper import UnknownEvent, UnreadableEvent
@@ -186,17 +187,19 @@ def test_racing_processes_make_one_key_for_a_subject_and_every_text_stays_readab
         ledger.close()
 
 
-def test_commands_that_wait_together_are_committed_together(database: str, ledger: PostgresLedger) -> None:
-    with ThreadPoolExecutor(40) as threads:
-        with appends_held_back(database), psycopg.connect(database, autocommit=True) as watcher:
-            futures = [threads.submit(warnings, ledger, f"user:{number}", 1, 1) for number in range(40)]
-            wait_for_held_append(watcher)
-            while len(ledger.recorder._group._waiting) < 39:
-                sleep(0.001)
-        assert sum(len(future.result()) for future in futures) == 40
+def test_threads_that_append_at_the_same_time_wait_for_one_another(database: str, ledger: PostgresLedger) -> None:
+    start = Barrier(8)
+
+    def append(number: int) -> Recorded:
+        start.wait()
+        return warnings(ledger, f"user:{number}", 1, 1)[0]
+
+    with ThreadPoolExecutor(8) as threads:
+        appended = list(threads.map(append, range(8)))
+    assert sorted(appended, key=lambda event: event.position) == ledger.read(0, 100)
     with psycopg.connect(database) as connection:
         [(transactions,)] = connection.execute("select count(distinct xmin::text) from ledger").fetchall()
-    assert transactions <= 4
+    assert transactions == len(appended)
 
 
 def test_a_connection_that_dies_during_an_append_leaves_the_command_in_the_ledger_once(

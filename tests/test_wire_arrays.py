@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.errors import DatatypeMismatch
 
-from modledger.domain.wire_arrays import Wire, bigints, byteas, texts, uuids
+from modledger.domain.wire_arrays import Wire, bigints, byteas, integers, texts, uuids
 
 ARRAYS: list[tuple[str, Callable[[Any], Wire], st.SearchStrategy[Any]]] = [
     ("text", texts, st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))),
     ("bigint", bigints, st.integers(-(2**63), 2**63 - 1)),
+    ("int", integers, st.integers(-(2**31), 2**31 - 1)),
     ("bytea", byteas, st.binary()),
     ("uuid", uuids, st.none() | st.uuids()),
 ]
