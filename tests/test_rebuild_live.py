@@ -30,6 +30,7 @@ from modledger.workers.replay import promote_replay, rebuild_outdated, run_repla
 from modledger.workers.runner import catch_up
 from tests.forked import modledger, start
 from tests.http_client import ADMIN, MASTER_KEY, World
+from tests.product import NOT_YET
 from tests.projection_history import contents
 from tests.test_runner import eventually
 
@@ -82,6 +83,9 @@ def test_no_read_fails_or_goes_back_while_everything_is_rebuilt_and_promoted(bus
         while not over.is_set():
             least = known["total"]
             answer = busy.get("/v1/admin/punishments/search?user_id=4&limit=1", ADMIN)
+            if answer.status_code == 503 and NOT_YET in answer.text:
+                # So slow a machine it was; whoever is told so asks again.
+                continue
             if answer.status_code != 200 or answer.json()["total"] < least:
                 wrong.append(answer.text)
             else:
@@ -91,6 +95,8 @@ def test_no_read_fails_or_goes_back_while_everything_is_rebuilt_and_promoted(bus
     def look() -> None:
         while not over.is_set():
             answer = busy.get("/v1/users/profile/user", 4)
+            if answer.status_code == 503 and NOT_YET in answer.text:
+                continue
             if answer.status_code != 200 or answer.json()["username"] != "user":
                 wrong.append(answer.text)
             reads["profile"] += 1
