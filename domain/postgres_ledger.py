@@ -297,6 +297,8 @@ class LedgerFactory(PostgresFactory):
         # Else the pool waits longer and longer between its own attempts, minutes in the end. Given up, the next
         # caller's need for a connection starts a new one.
         pool.reconnect_timeout = 2.0
+        # Whoever asked for a connection before the first is there would have another one opened.
+        pool.open(wait=True, timeout=PATIENCE)
 
     def application_recorder(self) -> LedgerRecorder:
         return LedgerRecorder(self.datastore)
@@ -341,7 +343,7 @@ class PostgresLedger(RecorderLedger):
         }
         try:
             super().__init__(master, environment)
-        except PersistenceError as error:
+        except (PersistenceError, psycopg.OperationalError) as error:
             raise LedgerUnavailable(f"the ledger's database cannot be reached: {error}") from error
         self._announcer.start()
 

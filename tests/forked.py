@@ -3,7 +3,7 @@
 ``start(["-m", "modledger.workers", "migrate"])`` is what ``subprocess.Popen([sys.executable, "-m", …])`` would be: a
 process of its own, with the arguments, environment and streams that it is given, which ends as any interpreter ends. It
 is forked from one that has imported all commands and done nothing else. That the command line also starts from nothing
-is shown by tests/test_cli.py, and by whatever starts ``up``, ``serve`` and ``work``.
+is shown by tests/test_cli.py, and by whatever starts ``up``, which starts ``serve`` and ``work``.
 """
 
 import atexit
@@ -47,12 +47,16 @@ class Forked:
             return self.wait(0)
         return None
 
-    def kill(self) -> None:
-        """Ends it by SIGKILL."""
+    def send_signal(self, number: int) -> None:
+        """Where it has not ended yet."""
         if self.returncode is None:
             # It may have ended just now.
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends it by SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit status, or the negative number of the signal that ended it. Raises subprocess.TimeoutExpired when

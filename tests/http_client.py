@@ -23,6 +23,7 @@ from modledger.http.endpoints import allowed_origins
 from modledger.http.keys import create_key
 from modledger.http.sessions import COOKIE, open_session
 from modledger.projections.catalog import PROJECTORS
+from modledger.projections.joint_advance import advance_together
 from modledger.projections.projector import advance
 from modledger.workers.logins import give_rights
 from tests.databases import logins_on, made_logins
@@ -61,12 +62,12 @@ class World:
     """One application, its ledger and database, and a clock that a test sets. Reads are caught up before each request
     unless ``catching_up`` is switched off."""
 
-    def __init__(self, database: str, ledger: PostgresLedger) -> None:
+    def __init__(self, database: str, ledger: PostgresLedger, connection: psycopg.Connection | None = None) -> None:
         self.database = database
         self.ledger = ledger
         self.now = NOW
         self.catching_up = True
-        self.connection = psycopg.connect(database, autocommit=True)
+        self.connection = connection or psycopg.connect(database, autocommit=True)
         self.cookies: dict[int, str] = {}
         self.client: TestClient[Any]
 
@@ -75,10 +76,14 @@ class World:
         ((behind,),) = self.query(_BEHIND)
         if not behind:
             return
-        for projector in PROJECTORS:
-            if not names or projector.name in names:
-                while advance(self.connection, projector, self.ledger, 1000).more:
+        asked = [projector for projector in PROJECTORS if not names or projector.name in names]
+        while True:
+            joint = advance_together(self.connection, asked, self.ledger, 1000)
+            for projector in asked:
+                while projector.name in joint.left and advance(self.connection, projector, self.ledger, 1000).more:
                     pass
+            if not joint.more:
+                return
 
     def act(
         self,

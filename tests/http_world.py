@@ -14,6 +14,7 @@ from modledger.workers.postgres import EmbeddedPostgres
 from tests.http_client import MASTER_KEY, World, people, started
 from tests.made_once import fast_folder
 from tests.postgres_server import create_database, drop_database, filled, template
+from tests.recycled import kept_connection
 
 
 @template("peopled", of="migrated")
@@ -35,7 +36,8 @@ def peopled_database(postgres_server: str) -> Iterator[str]:
 @pytest.fixture
 def world(request: pytest.FixtureRequest, database: str, ledger: PostgresLedger) -> Iterator[World]:
     """People of every role, whom every projector has folded, and an application that runs; all of the test's own."""
-    yield from _worlds(database, ledger, peopled="unfolded" not in request.fixturenames)
+    made = World(database, ledger, kept_connection(database))
+    yield from _running(made, peopled="unfolded" not in request.fixturenames)
 
 
 @pytest.fixture
@@ -50,7 +52,9 @@ def shared_world(postgres_server: str, peopled_database: str) -> Iterator[World]
     name = f"shared_{uuid4().hex}"
     database = create_database(postgres_server, name, peopled_database)
     with PostgresLedger(database, MASTER_KEY) as ledger:
-        yield from _worlds(database, ledger, peopled=True)
+        made = World(database, ledger)
+        with made.connection:
+            yield from _running(made, peopled=True)
     drop_database(postgres_server, name)
 
 
@@ -72,10 +76,8 @@ def world_without_pytest(name: str) -> Iterator[World]:
             server.detach()
 
 
-def _worlds(database: str, ledger: PostgresLedger, *, peopled: bool) -> Iterator[World]:
-    made = World(database, ledger)
-    with made.connection:
-        if not peopled:
-            people(made)
-        with started(made) as running:
-            yield running
+def _running(made: World, *, peopled: bool) -> Iterator[World]:
+    if not peopled:
+        people(made)
+    with started(made) as running:
+        yield running

@@ -44,7 +44,9 @@ _CATALOG = """
         || (select array[count(*), max(xmin::text::bigint)] from pg_policy)
         || (select array[count(*), max(xmin::text::bigint)] from pg_database where datname = current_database())
 """
-_OTHERS = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+_OTHERS = "from pg_stat_activity where datname = current_database() and pid <> all(%s)"
+# All that a test may have told its connection; what was prepared stays, which is why it is kept.
+_FORGOTTEN = b"rollback; close all; unlisten *; select pg_advisory_unlock_all(); discard temp; reset all"
 
 
 class Recycled(NamedTuple):
@@ -57,6 +59,19 @@ class Recycled(NamedTuple):
     rows: dict[str, bytes]
     sequences: dict[str, tuple[int, bool]]
     emptying: bytes
+
+
+# Of a database the connection that one test after the other has, by its URL: half of what a test's first statements
+# take is that a new one knows nothing of the tables.
+_KEPT: dict[str, psycopg.Connection] = {}
+
+
+def kept_connection(url: str) -> psycopg.Connection:
+    """A connection to a database that was taken, for its test; in autocommit mode. It is not to be closed."""
+    kept = _KEPT.get(url)
+    if kept is None or kept.closed:
+        kept = _KEPT[url] = psycopg.connect(url, autocommit=True)
+    return kept
 
 
 # Those that nobody uses now, by server and template.
@@ -79,6 +94,8 @@ def give_back(server_url: str, template: str, used: Recycled) -> None:
         # Whatever a test may have done to the server, or to its database.
         pass
     used.connection.close()
+    if used.url in _KEPT:
+        _KEPT.pop(used.url).close()
     drop_database(server_url, used.name)
 
 
@@ -87,7 +104,10 @@ def close() -> None:
     for free in _FREE.values():
         for one in free:
             one.connection.close()
+    for kept in _KEPT.values():
+        kept.close()
     _FREE.clear()
+    _KEPT.clear()
 
 
 def _new(server_url: str, template: str) -> Recycled:
@@ -133,10 +153,15 @@ def _emptied(table: str, guards: Sequence[str]) -> sql.Composed:
 
 def _restored(used: Recycled) -> Recycled | None:
     connection = used.connection
+    ours = [connection.info.backend_pid]
+    kept = _KEPT.get(used.url)
+    if kept is not None and not kept.closed:
+        kept.execute(_FORGOTTEN)
+        ours.append(kept.info.backend_pid)
     if connection.execute(_CATALOG).fetchone() != used.catalog:
         return None
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while connection.execute(f"select pg_terminate_backend(pid) {_OTHERS}".encode()).fetchall():
+    while connection.execute(f"select pg_terminate_backend(pid) {_OTHERS}".encode(), (ours,)).fetchall():
         if time.monotonic() > deadline:
             return None
         time.sleep(0.001)

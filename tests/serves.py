@@ -3,8 +3,6 @@
 import http.client
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from base64 import b64encode
@@ -18,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from bench.processes import free_port
 from modledger.http.sessions import COOKIE, open_session
 from tests.databases import MASTER_KEY
+from tests.forked import start
 from tests.http_client import LEVELS, World
 from tests.product import PATIENCE_SECONDS
 
@@ -37,15 +36,14 @@ class Serve:
         self.port, self.metrics_port, self._cookie = port or free_port(), free_port(), cookie
         self.output = folder / f"serve {self.port} {self.metrics_port}.out"
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "modledger.workers", "serve"],
-                env={
+            self.process = start(
+                ["-m", "modledger.workers", "serve"],
+                {
                     **environment,
                     "MODLEDGER_PORT": str(self.port),
                     "MODLEDGER_METRICS_PORT": str(self.metrics_port),
                     "MODLEDGER_DRAIN_SECONDS": str(drain_seconds),
                 },
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )

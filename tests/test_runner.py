@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
@@ -26,6 +24,7 @@ from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import Key, Projector, checkpoint
 from modledger.workers.runner import run_projectors
 from tests.databases import MASTER_KEY
+from tests.forked import start
 from tests.test_ledger_contract import command, event
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -201,12 +200,7 @@ def test_a_standby_process_takes_over_from_one_that_was_killed(
         "MODLEDGER_DATABASE_URL": database,
         "MODLEDGER_MASTER_KEY": b64encode(MASTER_KEY).decode(),
     }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "modledger.workers", "work"], env=environment, stderr=subprocess.DEVNULL
-        )
-        for _ in range(2)
-    ]
+    workers = [start(["-m", "modledger.workers", "work"], environment) for _ in range(2)]
     try:
         head = warned(ledger, 1)
         eventually(lambda: all(checkpoint(connection, projector.name) == head for projector in PROJECTORS))
@@ -214,7 +208,7 @@ def test_a_standby_process_takes_over_from_one_that_was_killed(
         workers[0].wait()
         head = warned(ledger, 2)
         eventually(lambda: all(checkpoint(connection, projector.name) == head for projector in PROJECTORS))
-        workers[1].terminate()
+        workers[1].send_signal(signal.SIGTERM)
         assert workers[1].wait(PATIENCE_SECONDS) == 0
     finally:
         for worker in workers:
