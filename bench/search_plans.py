@@ -4,7 +4,7 @@ do on every combination.
     python -m bench.search_plans postgresql://…/postgres [--rows 1000000] [--times 30] [--plans FILE]
 
 Prints, for each group of combinations, the p50 of the middle one and of the worst, the p99 and the blocks that
-PostgreSQL read; fails when a plan reads a table from end to end. The server's settings are those that it has.
+PostgreSQL read; fails when a plan reads a table from end to end. The session's settings are those of the product.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import psycopg
 
 from bench.search_rows import GUILD, ISSUER, NOW, USER, fill_names, fill_punishments
+from modledger.http.reader import SESSION
 from modledger.projections import guild_search, search, user_search
+from modledger.projections.fragments import LEAST
 from modledger.workers.migrate import migrate
 
 DATABASE = "modledger_search_plans"
@@ -87,14 +89,14 @@ def by_dates() -> Iterator[Asked]:
     }
     for days, at in _DAYS.items():
         spans: tuple[tuple[str, dict[str, Any]], ...] = (
-            (f"`created_after=-{days}d`", {"created_after": at}),
-            (f"`created_before=-{days}d`", {"created_before": at}),
-            (f"10 days before -{days}d", {"created_after": at - timedelta(days=10), "created_before": at}),
+            ("`created_after`", {"created_after": at}),
+            ("`created_before`", {"created_before": at}),
+            ("ten days", {"created_after": at - timedelta(days=10), "created_before": at}),
         )
-        for name, dates in spans:
+        for span, dates in spans:
             for other, (sort, named) in itertools.product(others, sorts.items()):
-                sought = search.Search(**other, **dates, sort=sort)
-                yield Asked("between dates", f"{name}, by {named}", f"{_named(other, name)} {sort}", search, sought)
+                sought, name = search.Search(**other, **dates, sort=sort), _named(other, span, f"-{days}d", sort)
+                yield Asked("between dates", f"{span}, by {named}", name, search, sought)
 
 
 def by_words() -> Iterator[Asked]:
@@ -127,7 +129,7 @@ def far_pages() -> Iterator[Asked]:
 
 def by_names() -> Iterator[Asked]:
     for q in (None, "a", "am", "amber", "ott", "fox1", "er", "zzz", "_", "teapot", "123456"):
-        what = "no `q`" if q is None else f"`q={q}`"
+        what = "no `q`" if q is None else "a prefix" if len(q) < LEAST else "a fragment"
         for state, tier, level in itertools.product((None, 0, 1, 2), (None, 0, 2), (None, 0, 2)):
             filters: dict[str, Any] = {"state": state, "tier": tier, "level": level}
             sought = user_search.Search(q=q, **filters)
@@ -151,12 +153,14 @@ class Measured(NamedTuple):
 
 def measure(conn: psycopg.Connection[Any], asked: Asked, times: int) -> Measured:
     cursor = psycopg.RawCursor(conn)
+    # What the product prepares.
+    steady = asked.by is search and search.is_steady(asked.search)
     taken = []
     found = 0
     for _ in range(times):
         begun = time.perf_counter()
         sql, parameters = asked.by.statement(asked.search, NOW, fragments=True)
-        found = asked.by.page(asked.search, cursor.execute(sql, parameters, prepare=False).fetchall()).total
+        found = asked.by.page(asked.search, cursor.execute(sql, parameters, prepare=steady).fetchall()).total
         taken.append((time.perf_counter() - begun) * 1000)
     taken.sort()
     sql, parameters = asked.by.statement(asked.search, NOW, fragments=True)
@@ -211,6 +215,8 @@ def main(arguments: Sequence[str]) -> int:
             fill_punishments(conn, asked.rows)
             fill_names(conn, USERS, GUILDS)
             conn.execute("vacuum analyze")
+        # As the product reads, but for as long as it takes.
+        conn.execute(f"{SESSION}; set statement_timeout = 0".encode())
         groups: dict[tuple[str, str], list[Measured]] = {}
         whole, plans = [], []
         for one in searches():

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from modledger.projections import marks, reason_search
+from modledger.projections import history_counts, marks, reason_search
 from modledger.projections.history_marks import (
     INSTANT,
     NOT_RARE,
@@ -43,7 +43,7 @@ from modledger.projections.parameters import Parameters
 from modledger.projections.punishment_versions import ALL, MARKS, WORDS
 from modledger.projections.search import ENDS, Page, Search, by_end, dates_of, page, place_of, types_of
 from modledger.projections.time_travel import Instant
-from modledger.projections.weeks import beginning
+from modledger.projections.weeks import beginning, week
 
 PROJECTOR = "punishment_history"
 
@@ -95,6 +95,8 @@ def statement(search: Search, at: Instant, position: int | None, *, fragments: b
         total, ways = "(select count(*) from mine)", [_sorted_rows("mine", asked, beyond, way)]
     else:
         tables += _marked(asked, terms)
+        if (few := _few_between(asked)) is not None:
+            tables.append(f"between_dates as materialized (select {few} as few)")
         if has_sums(asked):
             total = "((select most from decided) + (select count(*) from apart))::bigint"
         else:
@@ -315,28 +317,30 @@ def _walks(
     wanted += [f"serves = {ALL}", "(select not few from decided)", *asked.dates.both, *beyond]
     wanted += [f"case when {' and '.join(counts)} then true end", *_bounds(asked)]
     wanted += [f"{ENDS} > {asked.then.now}"] if search.active_only else []
-    sort_key, parts = _sort_key(asked), ["true"]
+    # (sort key, condition) of each walk along a type.
+    parts = [(_sort_key(asked), "true")]
     if by_end(search):
-        if _few_between(asked):
+        with_end = f"{ENDS} < 'infinity'"
+        if asked.position is not None:
+            with_end += f" and {ENDS} < {after_last(marks.EXPIRES, asked.position)}"
+        if search.created_after is not None:
+            with_end += f" and {ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
+        parts = [(ENDS, f"{ENDS} = 'infinity'"), (ENDS, with_end)]
+        if _few_between(asked) is not None:
+            parts = [(key, f"{part} and (select not few from between_dates)") for key, part in parts]  # noqa: S608
             # The sum is no index's order, so that the planner sorts what lies between the dates.
-            sort_key = f"{ENDS} + interval '0'"
-        else:
-            parts = [f"{ENDS} = 'infinity'", f"{ENDS} < 'infinity'"]
-            if asked.position is not None:
-                parts[1] += f" and {ENDS} < {after_last(marks.EXPIRES, asked.position)}"
-            if search.created_after is not None:
-                parts[1] += f" and {ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
+            parts.append((f"{ENDS} + interval '0'", "(select few from between_dates)"))
     spread = "true"
     if not by_end(search) and _is_spread(search):
         # One bound only: between two ends that it does not know the planner expects nearly nothing.
         bound = "created_at < (select until" if way == "desc" else "created_at >= (select since"
         spread = f"{bound} from spread where type = {{}})"
     walks = [
-        f"select *, {sort_key} as sort_key from punishment_versions"  # noqa: S608
+        f"select *, {key} as sort_key from punishment_versions"  # noqa: S608
         f" where type = {kind:d} and {part} and {' and '.join([*wanted, spread.format(kind)])}"
         f" {_order(way)} limit {asked.last:d}"
         for kind in asked.types
-        for part in parts
+        for key, part in parts
     ]
     apart = " and ".join(["(select not few from decided)", *beyond])
     return [*walks, f"select *, {_sort_key(asked)} as sort_key from apart where {apart}"]  # noqa: S608
@@ -360,7 +364,25 @@ def _bounds(asked: Asked) -> list[str]:
     return found
 
 
-def _few_between(asked: Asked) -> bool:
-    """Whether it is quicker to sort what lies between the dates than to walk by end until a page is full."""
-    after, before = asked.search.created_after, asked.search.created_before or asked.at.now
-    return after is not None and min(before, asked.at.now) - after < timedelta(days=30)
+def _few_between(asked: Asked) -> str | None:
+    """Whether it is quicker to sort what lies between the dates than to walk by end until a page is full, as SQL; None
+    where it never is. As ``search`` decides, but of each version the row is looked at."""
+    search, now = asked.search, asked.at.now
+    after, before = search.created_after, search.created_before
+    if not by_end(search) or after is None or (before is None and search.sort.startswith("-")):
+        return None
+    until = min(before or now, now)
+    first, last = week(after), week(until)
+    # As if what their weeks hold were spread evenly.
+    share = max(0.0, min(1.0, (until - after) / timedelta(weeks=last - first + 1))) if last >= first else 0.0
+    few = "share < 1000 or 40 * share < later" if search.sort.startswith("-") else "share < 4000"
+    # punishment_history_counts_pkey
+    return f"""(
+        select {few} from (
+            select coalesce(sum(there) filter (where place <= {last:d}), 0) * {share:.9f} as share,
+                coalesce(sum(there) filter (where place > {last:d}), 0) as later
+            from punishment_history_counts where axis = {history_counts.DATED:d}
+            and guild_id = {search.guild_id or 0:d} and issued_by = {search.issued_by or 0:d}
+            and type = any({_array(asked.types)}) and place >= {first:d}
+        ) of_weeks
+    )"""  # noqa: S608

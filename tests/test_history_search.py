@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modledger.projections import history_search, marks, search
+from modledger.projections import history_counts, history_search, marks, search
 from modledger.projections.history_search import past_page, statement
 from modledger.projections.punishments import Punishment
-from modledger.projections.search import SORTS, Page, Search
+from modledger.projections.search import SORTS, Page, Search, Sort
 from modledger.projections.time_travel import Instant
 from tests.http_client import World
 from tests.lived_history import world_of_set_time
@@ -49,10 +49,21 @@ def past(request: pytest.FixtureRequest, postgres_server: str, template_database
     drop_database(postgres_server, name)
 
 
-def ask(past: Past, search: Search, at: Instant) -> Page:
+@pytest.fixture(scope="module")
+def exaggerated(past: Past) -> Iterator[psycopg.Connection]:
+    """Sees so many in each week that nothing between dates seems few, but what lies before many later ones."""
+    with psycopg.connect(past.world.connection.info.dsn) as connection:
+        connection.execute(
+            "update punishment_history_counts set there = 1000000 where axis = %s", (history_counts.DATED,)
+        )
+        yield connection
+        connection.rollback()
+
+
+def ask(past: Past, search: Search, at: Instant, on: psycopg.Connection[Any] | None = None) -> Page:
     position = None if at.known_at is None else past.world.ledger.position_at(at.known_at)
     sql, parameters = statement(search, at, position, fragments=True)
-    lines = psycopg.RawCursor(past.world.connection).execute(sql, parameters, prepare=False).fetchall()
+    lines = psycopg.RawCursor(on or past.world.connection).execute(sql, parameters, prepare=False).fetchall()
     return past_page(search, at, lines)
 
 
@@ -108,6 +119,17 @@ def compare(past: Past, search: Search, at: Instant) -> None:
         assert (cursor is None) == (by_offset.next_cursor is None) == (len(found) >= len(whole))
         if cursor is None or len(found) >= 4 * search.limit:
             return
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(search=SEARCHES, sort=st.sampled_from(["expires_at", "-expires_at"]), dated=st.booleans(), place=PLACES)
+def test_sorting_and_walking_give_one_page_of_the_past(
+    past: Past, exaggerated: psycopg.Connection, search: Search, sort: Sort, dated: bool, place: float
+) -> None:
+    moment = past.moments[round(place * (len(past.moments) - 1))]
+    at = instant(moment, None) if dated else instant(None, moment)
+    asked = msgspec.structs.replace(search, sort=sort)
+    assert ask(past, asked, at, exaggerated).punishments == past.oracle.found(asked, at)[: search.limit]
 
 
 @pytest.mark.parametrize("sort", SORTS)
