@@ -238,9 +238,11 @@ def count(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]
         if not new and not opened:
             continue
         for cell in _cells(after):
-            delta = deltas.setdefault(cell, [0, 0])
-            delta[0] += new
-            delta[1] += opened
+            if (delta := deltas.get(cell)) is None:
+                deltas[cell] = [int(new), opened]
+            else:
+                delta[0] += new
+                delta[1] += opened
     # punishment_counts_pkey
     cursor.execute(
         "insert into punishment_counts as c (guild_id, issued_by, type, week, total, open)"

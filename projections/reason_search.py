@@ -169,7 +169,8 @@ def _weeks_of_page(weeks: Weeks, among: str) -> list[str]:
                 where (select not few from counted)
                 union all
                 select edge {on} width,
-                    case when width > 1 then 2 * width else greatest(2, abs((select week from expected) - edge)) end,
+                    case when width > 1 or so_far + these.more >= {weeks.needed} then 2 * width
+                        else greatest(2, abs((select week from expected) - edge)) end,
                     so_far + these.more, these.weeks, these.spans, these.bits
                 from on_and_on cross join lateral (
                     select coalesce(sum({left}), 0)::bigint as more,

@@ -1,8 +1,7 @@
 """Weeks and days without a gap through all of time: what counts of very many rows are kept by."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-_WEEK, _DAY = timedelta(weeks=1), timedelta(days=1)
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -10,12 +9,12 @@ def week(at: datetime) -> int:
     """The number of the seven days that hold the moment, 1 for those that begin the year 1 in UTC. Any aware datetime
     has one, also the first and the last whose UTC year Python cannot write: such a week is below 1 or above the
     last."""
-    return 1 + (at - _BEGINNING) // _WEEK
+    return 1 + (at - _BEGINNING).days // 7
 
 
 def day(at: datetime) -> int:
     """The number of the day in UTC, 1 for the first of week 1. Of any aware datetime, as ``week``."""
-    return 1 + (at - _BEGINNING) // _DAY
+    return 1 + (at - _BEGINNING).days
 
 
 def covering(after: datetime | None, before: datetime | None) -> list[tuple[int, int | None]]:
