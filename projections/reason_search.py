@@ -72,12 +72,13 @@ def _bits(words: str, of_marks: Table) -> str:
 
 class Weeks(msgspec.Struct, frozen=True, kw_only=True):
     """That a page by ``created_at`` is looked for in its weeks only. ``needed``: how many have to be there, as SQL;
-    ``cursor``: the number of the week in which the page begins, as SQL. ``passed``: a relation (week, passed) of how
-    many a walk would pass in each week."""
+    ``cursor``: the number of the week in which the page begins, as SQL. ``rows``: conditions on
+    what a walk would pass, and ``passed`` a relation (week, passed) of how many that are in each week."""
 
     descending: bool
     needed: str
     cursor: str | None
+    rows: list[str]
     passed: str
 
 
@@ -121,6 +122,8 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
 
 # So many are fetched sooner than their weeks are looked for.
 _FEW = 300
+# So many rows are passed, in an index, sooner than the marks of their weeks.
+_PASSED = 2000
 
 _NEAR = """
     select span, bits from in_weeks
@@ -144,44 +147,40 @@ def _intersection(bits: list[str]) -> str:
 def _weeks_of_page(weeks: Weeks, among: str) -> list[str]:
     if weeks.descending:
         reached, else_, way, back, on, not_past = "max", "min", "desc", "asc", "-", ">="
-        these = "value > edge - width and value <= edge"
+        first, last = "edge - width + 1", "edge"
     else:
         reached, else_, way, back, on, not_past = "min", "max", "asc", "desc", "+", "<="
-        these = "value >= edge and value < edge + width"
+        first, last = "edge", "edge + width - 1"
     # Of the cursor's own week it is not known how many are left.
     from_cursor, begin, left = "", _end_of_weeks(way), "found"
     if weeks.cursor is not None:
         from_cursor = f"where week {'<=' if weeks.descending else '>='} {weeks.cursor}"
         begin, left = weeks.cursor, f"case when week <> {weeks.cursor} then found else 0 end"
     return [
+        # Up to where there should be enough, if what is found were spread evenly among what there is.
         f"""expected as materialized (
-            select coalesce({reached}(week), {_end_of_weeks(back)}) as week from (
+            select coalesce({reached}(week), {_end_of_weeks(back)}) as week, min(passed) <= {_PASSED} as by_rows from (
                 select week, sum(passed) over (order by week {way}) as passed
                 from ({weeks.passed}) of_each {from_cursor}
             ) of_weeks where passed * (select most from counted) > 1.5 * {weeks.needed} * {among}
         )""",  # noqa: S608
-        # punishment_marks_pkey: of one week, of as many as should be enough if what is found were spread evenly among
-        # what there is, of twice as many. OFFSET 0 because one look for all weeks is better than one for each span.
+        # All these weeks by their rows at first; or one by its marks, then these, then twice as many each time.
         # "bit"[] has no length, as what array_agg makes has none.
         f"""in_weeks as materialized (
-            with recursive on_and_on (edge, width, so_far, weeks, spans, bits) as (
-                select {begin}, 1::bigint, 0::bigint, array[]::bigint[], array[]::bigint[], array[]::"bit"[]
-                where (select not few from counted)
+            with recursive on_and_on (edge, width, by_rows, so_far, weeks, spans, bits) as (
+                select edge, case when by_rows then 1 + abs(week - edge) else 1 end, coalesce(by_rows, false),
+                    0::bigint, array[]::bigint[], array[]::bigint[], array[]::"bit"[]
+                from expected, (select {begin} as edge) begins where (select not few from counted)
                 union all
                 select edge {on} width,
-                    case when width > 1 or so_far + these.more >= {weeks.needed} then 2 * width
-                        else greatest(2, abs((select week from expected) - edge)) end,
-                    so_far + these.more, these.weeks, these.spans, these.bits
+                    case when width > 1 then 2 * width else greatest(2, abs((select week from expected) - edge)) end,
+                    false, so_far + these.more, these.weeks, these.spans, these.bits
                 from on_and_on cross join lateral (
                     select coalesce(sum({left}), 0)::bigint as more,
                         array_agg(week) as weeks, array_agg(span) as spans, array_agg(bits) as bits
                     from (
                         select span, week, bits, bit_count(bits) as found from (
-                            select span, of_week.value as week, of_week.bits & found.bits as bits
-                            from (
-                                select span, bits, value from punishment_marks
-                                where kind = {marks.WEEK} and {these} offset 0
-                            ) of_week join found using (span) offset 0
+                            {_by_marks(first, last)} union all {_by_rows(weeks.rows, first, last)}
                         ) of_line where bit_count(bits) > 0
                     ) of_each
                 ) these
@@ -200,6 +199,31 @@ def _weeks_of_page(weeks: Weeks, among: str) -> list[str]:
             )
         )""",  # noqa: S608
     ]
+
+
+def _by_marks(first: str, last: str) -> str:
+    # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
+    return f"""
+        select span, of_week.value as week, of_week.bits & found.bits as bits from (
+            select span, bits, value from punishment_marks
+            where not by_rows and kind = {marks.WEEK} and value between {first} and {last} offset 0
+        ) of_week join found using (span)
+    """  # noqa: S608
+
+
+def _by_rows(rows: list[str], first: str, last: str) -> str:
+    """The same, a line for each that is found."""
+    # The _created index of the walks, alone. A full join, as in _intersection.
+    return f"""
+        select span, week, set_bit(0::bit({marks.SPAN}), place, 1) from (
+            select span, week, place, found.bits from (
+                select id / {marks.SPAN} as span, mod(id, {marks.SPAN})::integer as place,
+                    1 + floor(extract(epoch from created_at - {beginning_of("1")}) / 604800)::bigint as week
+                from punishments where by_rows and {" and ".join(rows)}
+                and created_at >= {beginning_of(f"({first})")} and created_at < {beginning_of(f"({last}) + 1")} offset 0
+            ) of_row full join found using (span) offset 0
+        ) of_span where coalesce(get_bit(bits, place), 0) = 1
+    """  # noqa: S608
 
 
 def _end_of_weeks(way: str) -> str:

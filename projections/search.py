@@ -388,14 +388,22 @@ def _weeks(
     say nothing."""
     if by_end(search) or search.created_after is not None or search.created_before is not None:
         return None
-    cursor = None if after is None else parameters.number(week(after.created_at))
+    cursor = None if after is None else f"{parameters.number(week(after.created_at))}::bigint"
+    named = (("guild_id", search.guild_id), ("issued_by", search.issued_by))
+    rows = [f"{name} = {parameters.number(value)}" for name, value in named if value is not None]
     # punishment_counts_pkey
     passed = f"""
         select week::bigint, sum({"open" if search.active_only else "total"}) as passed from punishment_counts
         where guild_id = {search.guild_id or 0:d} and issued_by = {parameters.number(search.issued_by or 0)}
         and {_of_type(types)} and week > 0 group by week
     """  # noqa: S608
-    return reason_search.Weeks(descending=search.sort.startswith("-"), needed=needed, cursor=cursor, passed=passed)
+    return reason_search.Weeks(
+        descending=search.sort.startswith("-"),
+        needed=needed,
+        cursor=cursor,
+        rows=[*rows, _state(search), _of_type(types)],
+        passed=passed,
+    )
 
 
 def _marked(

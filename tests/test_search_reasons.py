@@ -22,7 +22,7 @@ from modledger.projections.catalog import create_missing
 from modledger.projections.fragments import FragmentsNeeded, code
 from modledger.projections.projector import advance
 from modledger.projections.punishments import Punishment
-from modledger.projections.search import SORTS, Page, Search, is_steady, page, statement
+from modledger.projections.search import SORTS, Page, Search, Sort, is_steady, page, statement
 from modledger.projections.weeks import week
 from tests.postgres_server import create_database, drop_database
 from tests.projection_history import ADMIN, DAY, HOUR, NOW, OTHER_ADMIN, Happened, append, memory_ledger
@@ -202,6 +202,45 @@ def test_a_search_for_words_and_fragments_is_the_rule_applied_to_every_reason(
         # Far pages of long answers are like near ones.
         if cursor is None or len(found) >= 4 * search.limit:
             return
+
+
+@pytest.fixture(scope="module")
+def exaggerated(database_url: str) -> Iterator[psycopg.Connection]:
+    """Sees so many in each week that their marks are read, and not their rows."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update punishment_counts set total = 1000000, open = 1000000 where week > 0")
+        yield connection
+        connection.rollback()
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(search=SEARCHES, sort=st.sampled_from(["created_at", "-created_at"]))
+def test_the_marks_of_weeks_lead_to_the_page_to_which_their_rows_lead(
+    exaggerated: psycopg.Connection, every: list[Punishment], search: Search, sort: Sort
+) -> None:
+    asked = msgspec.structs.replace(search, sort=sort, created_after=None, created_before=None)
+    whole = expected(every, asked, NOW)
+    found = ask(exaggerated, asked, NOW)
+    assert (found.punishments, found.total) == (whole[: search.limit], len(whole))
+    if found.next_cursor is not None:
+        following = ask(exaggerated, msgspec.structs.replace(asked, cursor=found.next_cursor), NOW)
+        assert following.punishments == whole[search.limit : 2 * search.limit]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("subject", [{}, {"guild_id": 1}, {"issued_by": 21}])
+def test_pages_of_a_word_follow_each_other_to_the_end(
+    conn: psycopg.Connection, every: list[Punishment], subject: dict[str, int], sort: Sort
+) -> None:
+    asked = Search(q="spam", limit=4, sort=sort, **subject)
+    whole, found = expected(every, asked, NOW), list[Punishment]()
+    while len(found) < len(whole):
+        page_ = ask(conn, asked, NOW)
+        assert page_.total == len(whole)
+        found += page_.punishments
+        asked = msgspec.structs.replace(asked, cursor=page_.next_cursor)
+    assert found == whole
+    assert len(whole) > 20
 
 
 @pytest.mark.parametrize("sort", SORTS)
