@@ -230,7 +230,7 @@ def test_the_marks_of_weeks_lead_to_the_page_to_which_their_rows_lead(
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("subject", [{}, {"guild_id": 1}, {"issued_by": 21}])
 def test_pages_of_a_word_follow_each_other_to_the_end(
-    conn: psycopg.Connection, every: list[Punishment], subject: dict[str, int], sort: Sort
+    conn: psycopg.Connection, every: list[Punishment], subject: dict[str, Any], sort: Sort
 ) -> None:
     asked = Search(q="spam", limit=4, sort=sort, **subject)
     whole, found = expected(every, asked, NOW), list[Punishment]()
