@@ -34,7 +34,7 @@ PAUSE, ALONE_SECONDS = 0.1, 0.25
 # A batch is one statement and may be large.
 BATCH_SECONDS = 120
 # At most one NOTIFY in this time, in seconds, and one process.
-NOTIFY_PAUSE = 0.005
+NOTIFY_PAUSE = 0.001
 
 
 class NotMigrated(Exception):

@@ -84,8 +84,8 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
         )
     if new:
         cursor.execute(_UPSERT, (msgspec.json.encode(new).decode(),))
-    set_ += [(marks.WORD, reason_words.number(word), position) for word, position in made]
-    cleared += [(marks.WORD, reason_words.number(word), position) for word, position in lost]
+    set_ += [(marks.WORD, word, position) for word, position in reason_words.numbered(made)]
+    cleared += [(marks.WORD, word, position) for word, position in reason_words.numbered(lost)]
     reason_words.count(cursor, made, lost, WORDS)
     marks.write(cursor, set_, cleared, MARKS)
     history_counts.write(cursor, counts)

@@ -287,8 +287,8 @@ def mark(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]
             set_.append((marks.OPEN, 0, after.id))
         if not after.open and before is not None and before.open:
             cleared.append((marks.OPEN, 0, after.id))
-    set_ += [(marks.WORD, reason_words.number(word), bearer) for word, bearer in made]
-    cleared += [(marks.WORD, reason_words.number(word), bearer) for word, bearer in gone]
+    set_ += [(marks.WORD, word, bearer) for word, bearer in reason_words.numbered(made)]
+    cleared += [(marks.WORD, word, bearer) for word, bearer in reason_words.numbered(gone)]
     reason_words.count(cursor, made, gone)
     marks.write(cursor, set_, cleared)
 

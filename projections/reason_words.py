@@ -7,7 +7,7 @@ reasons, of which there are many more and mostly the same.
 """  # noqa: E501
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -61,6 +61,12 @@ def number(word: str) -> int:
     """What stands for a word in tables: 64 bits of a digest. Two words of the same number are not to be expected below
     some thousand million words."""
     return int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def numbered(bearers: Sequence[tuple[str, int]]) -> Iterator[tuple[int, int]]:
+    """The same pairs with the number of each word, which is worked out once however many bear it."""
+    numbers = {word: number(word) for word in {word for word, _ in bearers}}
+    return ((numbers[word], bearer) for word, bearer in bearers)
 
 
 def key(reason: str) -> str:

@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.rows import class_row, tuple_row
 
 from modledger.domain.ledger import Ledger
-from modledger.projections.catalog import create, create_bare
+from modledger.projections.catalog import add_primary_key, create_bare
 from modledger.projections.projector import Cursor, Projector, fingerprint
 
 State = Literal["created", "replaying", "catching_up", "verified", "live", "aborted", "dropped"]
@@ -222,7 +222,9 @@ def _furnish(cursor: Cursor, place: Place, projector: Projector[Any]) -> None:
     )
     create_bare(cursor, projector.table)
     for table in projector.beside:
-        create(cursor, table)
+        # By its key the table is filled; the other indexes are sooner made of all that is in it.
+        create_bare(cursor, table)
+        add_primary_key(cursor, table)
 
 
 def move(

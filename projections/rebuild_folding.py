@@ -145,7 +145,8 @@ def _fold_batch(conn: psycopg.Connection[Any], members: Sequence[Member], ledger
         ]
         topics = frozenset[str]().union(*(one.projector.topics for one in together))
         page = ledger.read_streams(topics, after, until, first.run.head, BATCH)
-        rows = {one.projector.name: _rows(cursor, one, list(page.streams.values())) for one in together}
+        streams = [(frozenset(one.event.TOPIC for one in events), events) for events in page.streams.values()]
+        rows = {one.projector.name: _rows(cursor, one, streams) for one in together}
         # replay_parts_pkey
         cursor.execute(
             sql.SQL(
@@ -158,15 +159,17 @@ def _fold_batch(conn: psycopg.Connection[Any], members: Sequence[Member], ledger
     return "some"
 
 
-def _rows(cursor: Cursor, member: Member, streams: Sequence[Sequence[Recorded]]) -> int:
-    """Folds these streams into the rebuild's table; how many rows it got."""
+def _rows(cursor: Cursor, member: Member, streams: Sequence[tuple[frozenset[str], Sequence[Recorded]]]) -> int:
+    """Folds these streams, each with its topics, into the rebuild's table; how many rows it got."""
     projector = member.projector
+    wanted = projector.topics
     columns = projector.table.columns
     in_json = [n for n, kind in enumerate(columns.values()) if kind.startswith("jsonb")]
     rows = [
         row
-        for events in streams
-        for row in fold_stream(projector, [one for one in events if one.event.TOPIC in projector.topics]).values()
+        for topics, events in streams
+        if not topics.isdisjoint(wanted)
+        for row in fold_stream(projector, [one for one in events if one.event.TOPIC in wanted]).values()
     ]
     statement = sql.SQL("copy {} ({}) from stdin").format(
         sql.Identifier(member.place.shadow, projector.table.name), sql.SQL(", ").join(map(sql.Identifier, columns))

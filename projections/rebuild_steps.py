@@ -1,7 +1,7 @@
 """What a rebuild (rebuild.py) does after its folding: indexes, derived tables, catching up, comparing, promotion."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from modledger.projections.projector import (
     Cursor,
     FoldFailed,
     Projector,
+    Table,
     advance,
     checkpoint,
     fingerprint,
@@ -56,8 +57,10 @@ def finish(conninfo: str, projector: Projector[Any], ledger: Ledger, followed: F
         run = current(conn, place, projector)
         try:
             if run.state == "replaying" and run.folded:
-                _index(conn, place, projector)
+                _index(conn, place, projector.table)
                 _derive(conn, place, projector, run)
+                for table in projector.beside:
+                    _index(conn, place, table)
                 _settle(conn, place, projector, run)
                 run = current(conn, place, projector)
             if run.state == "catching_up":
@@ -72,10 +75,9 @@ def finish(conninfo: str, projector: Projector[Any], ledger: Ledger, followed: F
         return current(conn, place, projector)
 
 
-def _index(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any]) -> None:
+def _index(conn: psycopg.Connection[Any], place: Place, table: Table) -> None:
     """Makes the indexes that are not there yet, each committed by itself."""
     cursor = conn.cursor(row_factory=tuple_row)
-    table = projector.table
     if cursor.execute("select to_regclass(%s)", (f"{table.name}_pkey",)).fetchone() == (None,):
         add_primary_key(cursor, table)
     create_indexes(cursor, table)
@@ -85,15 +87,14 @@ def _index(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any
     ).fetchone()
     if trigrams is None:
         return
-    for one in (table, *projector.beside):
-        for name, on in one.fragments.items():
-            # In full, since where the extension is there may be a table of that name, which is the one that is read.
-            where = sql.Identifier(place.shadow, one.name)
-            search(cursor, place.shadow, trigrams[0])
-            cursor.execute(
-                sql.SQL("create index if not exists {} on {} {}").format(sql.Identifier(name), where, sql.SQL(on))
-            )
-            search(cursor, place.shadow)
+    for name, on in table.fragments.items():
+        # In full, since where the extension is there may be a table of that name, which is the one that is read.
+        where = sql.Identifier(place.shadow, table.name)
+        search(cursor, place.shadow, trigrams[0])
+        cursor.execute(
+            sql.SQL("create index if not exists {} on {} {}").format(sql.Identifier(name), where, sql.SQL(on))
+        )
+        search(cursor, place.shadow)
 
 
 def _derive(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], run: Replay) -> None:
@@ -217,10 +218,7 @@ def _differing_from_live(
             # Whoever runs it stands before an event, or is far behind.
             return None
         try:
-            return sum(
-                _except(cursor, place, table.name, list(table.columns))
-                for table in (projector.table, *projector.beside)
-            )
+            return sum(_differing(cursor, place, table) for table in (projector.table, *projector.beside))
         except psycopg.errors.UndefinedTable:
             return None
         finally:
@@ -233,16 +231,19 @@ def _advance_to(conn: psycopg.Connection[Any], projector: Projector[Any], ledger
         advance(conn, projector, ledger, min(BATCH, position - reached))
 
 
-def _except(cursor: Cursor, place: Place, table: str, columns: Sequence[str]) -> int:
+def _differing(cursor: Cursor, place: Place, table: Table) -> int:
+    """How many rows only one of the two tables has."""
     rebuilt, live = (
         sql.SQL("select {} from {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, table)
+            sql.SQL(", ").join(map(sql.Identifier, table.columns)), sql.Identifier(schema, table.name)
         )
         for schema in (place.shadow, place.home)
     )
-    # Both tables whole.
+    # Both tables whole. Side by side by their keys that takes a third of what EXCEPT both ways does.
     row = cursor.execute(
-        sql.SQL("select count(*) from (({a} except {b}) union all ({b} except {a})) as d").format(a=rebuilt, b=live)
+        sql.SQL(
+            "select count(a) + count(b) from ({}) as a full join ({}) as b using ({}) where a is distinct from b"
+        ).format(rebuilt, live, sql.SQL(", ").join(map(sql.Identifier, table.primary_key)))
     ).fetchone()
     assert row is not None
     return int(row[0])

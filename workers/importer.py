@@ -1,7 +1,6 @@
 """Takes an import file into the ledger (docs/import.md), as a stream: memory does not grow with the file."""
 
 import codecs
-import gc
 import os
 import sys
 import time
@@ -24,12 +23,11 @@ from modledger.domain.execute import Decision
 from modledger.domain.execute_batches import execute_batches
 from modledger.domain.importing import MAX_LINE, Record, Unfit, command_id, read_record
 from modledger.domain.ledger import Ledger
+from modledger.workers.collector import collected_seldom
 
 # One transaction each: large enough that the commit does not count, small enough that no live command waits long.
 BATCH = 1000
 SECONDS_BETWEEN_LINES = 10.0
-# Some batches' worth.
-OBJECTS_BEFORE_COLLECTION = 100_000
 SWITCH_SECONDS = 0.0005
 
 
@@ -155,15 +153,13 @@ def _count(batch: Sequence[Line], decisions: Sequence[Decision], counts: Counter
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The garbage collector would go through a batch's objects dozens of times while all of them are needed. And the
-    thread that sends a batch would wait as long as Python lets another one work, at each of its steps."""
-    collections, interval = gc.get_threshold(), sys.getswitchinterval()
-    gc.set_threshold(OBJECTS_BEFORE_COLLECTION, *collections[1:])
+    """The thread that sends a batch would wait as long as Python lets another one work, at each of its steps."""
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        yield
+        with collected_seldom():
+            yield
     finally:
-        gc.set_threshold(*collections)
         sys.setswitchinterval(interval)
 
 

@@ -28,6 +28,7 @@ from modledger.projections.rebuild import (
 )
 from modledger.projections.rebuild_folding import fold_parts
 from modledger.projections.rebuild_steps import Followed, finish, promote
+from modledger.workers.collector import collected_seldom
 from modledger.workers.replay_progress import of_rebuild, watched
 from modledger.workers.turn import is_taken, take_free_turn, wait_for_turn
 
@@ -141,7 +142,10 @@ def rebuild_outdated(
     is. Raises as ``run_replay``.
     """
     rebuilt = []
-    with psycopg.connect(conninfo, autocommit=True, application_name="modledger migrate") as connection:
+    with (
+        psycopg.connect(conninfo, autocommit=True, application_name="modledger migrate") as connection,
+        collected_seldom(),
+    ):
         if not wait_for_turn(connection, "rebuild outdated", stop):
             raise Stopped("the rebuild of the read tables was stopped: migrate again to go on")
         for projector in projectors:

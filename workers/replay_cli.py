@@ -32,6 +32,7 @@ from modledger.projections.rebuild import (
     replays,
 )
 from modledger.projections.rebuild_folding import fold_parts
+from modledger.workers.collector import collected_seldom
 from modledger.workers.opening import Failure, installation, open_ledger
 from modledger.workers.replay import Stopped, finish_free, promote_replay, run_replay, run_replays, turn
 from modledger.workers.replay_progress import of_rebuild, of_rebuilds, watched
@@ -173,7 +174,7 @@ def _begun(conninfo: str) -> list[Projector[Any]]:
 def _opened() -> Iterator[tuple[PostgresLedger, str, threading.Event]]:
     stop = threading.Event()
     stop_on_signals(stop)
-    with _refusing(), open_ledger("replay", connections=2, owner=True) as (ledger, conninfo):
+    with _refusing(), open_ledger("replay", connections=2, owner=True) as (ledger, conninfo), collected_seldom():
         yield ledger, conninfo, stop
 
 

@@ -10,6 +10,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.domain.settings import Settings
 from modledger.projections.catalog import PROJECTORS
 from modledger.workers.clock import run_clock
+from modledger.workers.collector import collected_seldom
 from modledger.workers.eraser import run_eraser
 from modledger.workers.metrics import metrics_served, watched_process
 from modledger.workers.runner import run_projectors
@@ -32,7 +33,11 @@ def work(
     projector, the clock and the sealer is active in one of them, the others stand by. ``clock`` tells the time. Raises
     PortTaken where the port of /metrics is."""
     registry = CollectorRegistry()
-    with watched_process(registry, "work", settings, conninfo, lambda: ledger), metrics_served(settings, registry):
+    with (
+        watched_process(registry, "work", settings, conninfo, lambda: ledger),
+        metrics_served(settings, registry),
+        collected_seldom(),
+    ):
         _run(ledger, conninfo, settings, stop, clock)
 
 
