@@ -22,7 +22,8 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import punishments
 from modledger.projections.catalog import PROJECTORS, create
 from modledger.projections.joint_advance import advance_together
-from modledger.projections.projector import advance, checkpoint
+from modledger.projections.projector import advance, checkpoint, look_up_by_index
+from modledger.workers.collector import collected_seldom
 from modledger.workers.migrate import migrate
 from modledger.workers.runner import BATCH
 
@@ -49,7 +50,12 @@ def measure(world: World) -> dict[str, Result | str]:
     """Each round folds the next share of the ledger, so that tables grow as they really do."""
     conninfo, effort = world.scratch(), world.effort
     found = history(effort.events)
-    with _filled(conninfo, "catch_up_one", found) as one, _filled(conninfo, "catch_up_all", found) as everyone:
+    with (
+        _filled(conninfo, "catch_up_one", found) as one,
+        _filled(conninfo, "catch_up_all", found) as everyone,
+        # As in `modledger work`. The peer has it too.
+        collected_seldom(),
+    ):
         head = one.ledger.head()
         bounds = list(pairwise(head * n // effort.rounds for n in range(effort.rounds + 1)))
         peer = Peer(conninfo, effort)
@@ -79,6 +85,7 @@ def _filled(server: str, name: str, found: list[NewEvent]) -> Iterator[Ours]:
     with PostgresLedger(conninfo, os.urandom(32)) as ledger, psycopg.connect(conninfo, autocommit=True) as connection:
         fill(ledger, found)
         connection.execute("vacuum analyze ledger")
+        look_up_by_index(connection)
         yield Ours(ledger, connection)
 
 
