@@ -49,7 +49,8 @@ def test_beyond_its_places_a_process_refuses_answers_probes_and_afterwards_all_i
             until(lambda kind=kind: serve.metric("modledger_http_refused_total", kind=kind) > 0)  # type: ignore[misc]
             assert serve.metric("modledger_http_admitted", kind=kind) <= LIMITS[kind]
         for probe in ("/health/live", "/health/ready", "/health"):
-            assert serve.status(probe) == 200
+            # One that asks the database gives it a second, which a machine may take for itself.
+            until(lambda probe=probe: serve.status(probe) == 200)  # type: ignore[misc]
         assert serve.metric("modledger_pool_waiting") <= sum(LIMITS.values())
         held.rollback()
     # Nobody leaves before what was begun is served.

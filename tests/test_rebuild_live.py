@@ -120,7 +120,7 @@ def test_no_read_fails_or_goes_back_while_everything_is_rebuilt_and_promoted(bus
             over.set()
         for task in tasks:
             task.result()
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)
     head = busy.ledger.head()
     eventually(lambda: all(checkpoint(busy.connection, one.name) == head for one in PROJECTORS))
     assert busy.query("select projector from read_models where generation <> 2") == []
