@@ -48,6 +48,8 @@ def busy(world: World, tmp_path: Path) -> Iterator[World]:
     try:
         head = world.act(commands.IssueWarning(target=Subject("user", 3), reason="is the worker there?")).position
         eventually(lambda: all(checkpoint(world.connection, one.name) == head for one in PROJECTORS))
+        # The people may be older than what is healthy to be without a seal.
+        eventually(lambda: world.query("select count(*) from seals") != [(0,)])
         yield world
     finally:
         worker.send_signal(signal.SIGTERM)
