@@ -127,16 +127,20 @@ COUNT_GUILDS = """
 """
 
 
+# Words of so many reasons are counted in one statement: of ten million they would be more than it may hold.
+_AT_ONCE = 200_000
+
+
 def fill_punishments(conn: psycopg.Connection[Any], rows: int) -> None:
     """The database is migrated and empty."""
     cursor = conn.cursor()
     cursor.execute("create temp table sampled (n bigint primary key, reason text, reason_key text, words bigint[])")
-    found: list[tuple[str, int]] = []
-    with cursor.copy("copy sampled from stdin") as copied:
-        for row in sampled(rows):
-            copied.write_row(row)
-            found += [(word, row[0]) for word in reason_words.words(row[1])]
-    reason_words.count(cursor, found, ())
+    rest = sampled(rows)
+    while several := list(itertools.islice(rest, _AT_ONCE)):
+        with cursor.copy("copy sampled from stdin") as copied:
+            for row in several:
+                copied.write_row(row)
+        reason_words.count(cursor, [(word, row[0]) for row in several for word in reason_words.words(row[1])], ())
     cursor.execute("select setseed(0.5)")
     cursor.execute(FILL, {"now": NOW, "rows": rows, "guild": GUILD, "issuer": ISSUER, "user": USER})
     cursor.execute(COUNT)
