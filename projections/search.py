@@ -187,12 +187,13 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
             # both are compared with one column.
             since, until = "(select since from spread)", "(select until from spread)"
             wanted += [f"(created_at, id) >= ({since}, 0)", f"created_at < {until}"]
-    sorts = _sorts_between(search, types, now) if dates.both and by_end(search) and search.user_id is None else None
+    between_by_end = bool(dates.both) and by_end(search) and search.user_id is None
+    sorts = _sorts_between(search, types, now) if between_by_end else None
     if sorts is not None:
         sought = [*wanted, *beyond_cursor, _state(search), _of_type(types)]
         tables += [f"between_dates as materialized (select {sorts} as few)", _first_of_sorted(sought, order, last)]
         wanted.append("(select not few from between_dates)")
-    if dates.both and by_end(search) and search.user_id is None:
+    if between_by_end:
         cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
     ways = [("punishments", " and ".join([*wanted, *beyond_cursor, *cell])) for cell in cells]
     if by_marks:

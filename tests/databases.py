@@ -106,6 +106,16 @@ def conn(database: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+@pytest.fixture(scope="module")
+def exaggerated(database_url: str) -> Iterator[psycopg.Connection]:
+    """A connection to a module's ``database_url`` that sees so many punishments in each week that nothing seems few:
+    not what lies between dates, unless many are later, and not what the weeks of a page hold."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update punishment_counts set total = 1000000, open = 1000000 where week > 0")
+        yield connection
+        connection.rollback()
+
+
 @pytest.fixture
 def folded(database: str) -> Iterator[psycopg.Connection]:
     """A connection to ``database``, in which for a test that asks for this is what ``folded_database`` has."""

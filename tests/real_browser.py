@@ -24,12 +24,12 @@ import structlog
 from bench.processes import free_port
 from modledger.http.sessions import COOKIE
 from modledger.projections.catalog import PROJECTORS
-from modledger.workers.runner import run_projectors
 from tests.chromium import NoBrowser, Tab, tab_of_new_browser
 from tests.cookie_operations import POSTS, example, filled
 from tests.http_client import OTHER_USER, OWNER, World
 from tests.http_world import world_without_pytest
 from tests.serves import Serve, cookie_of, ended_after, environment_of
+from tests.test_runner import running
 
 ENCODINGS = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 REFUSED = (403, 415)
@@ -194,7 +194,8 @@ def main() -> None:
         except NoBrowser as missing:
             sys.exit(str(missing))
         world = stack.enter_context(world_without_pytest("browser"))
-        stack.enter_context(_following(world))
+        world.catch_up()
+        stack.enter_context(running(world.ledger, world.database, PROJECTORS))
         listed, pages = (stack.enter_context(_pages()) for _ in range(2))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modledger-browser-")))
         environment = environment_of(world) | {"MODLEDGER_ALLOWED_ORIGINS": f"http://localhost:{listed}"}
@@ -222,20 +223,6 @@ def main() -> None:
         print(one)
     print(f"{len(POSTS)} operations, {sum(browsed.counts.values())} tries, findings {len(browsed.found)}")
     sys.exit(1 if browsed.found else 0)
-
-
-@contextmanager
-def _following(world: World) -> Iterator[None]:
-    """Projectors that follow the ledger."""
-    world.catch_up()
-    stop = threading.Event()
-    threads = run_projectors(world.ledger, world.database, PROJECTORS, stop)
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 @contextmanager

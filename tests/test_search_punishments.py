@@ -171,15 +171,6 @@ def test_pages_by_cursor_and_by_offset_are_the_filtered_and_sorted_whole(
     assert by_cursor == whole
 
 
-@pytest.fixture(scope="module")
-def exaggerated(database_url: str) -> Iterator[psycopg.Connection]:
-    """Sees so many in each week that nothing between dates seems few, but what lies before many later ones."""
-    with psycopg.connect(database_url) as connection:
-        connection.execute("update punishment_counts set total = 1000000, open = 1000000 where week > 0")
-        yield connection
-        connection.rollback()
-
-
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, now=MINUTES)
 def test_sorting_and_walking_give_one_page(

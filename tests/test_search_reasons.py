@@ -204,15 +204,6 @@ def test_a_search_for_words_and_fragments_is_the_rule_applied_to_every_reason(
             return
 
 
-@pytest.fixture(scope="module")
-def exaggerated(database_url: str) -> Iterator[psycopg.Connection]:
-    """Sees so many in each week that their marks are read, and not their rows."""
-    with psycopg.connect(database_url) as connection:
-        connection.execute("update punishment_counts set total = 1000000, open = 1000000 where week > 0")
-        yield connection
-        connection.rollback()
-
-
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(search=SEARCHES, sort=st.sampled_from(["created_at", "-created_at"]))
 def test_the_marks_of_weeks_lead_to_the_page_to_which_their_rows_lead(
