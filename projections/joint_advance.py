@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 
 from modledger.domain.envelope import Recorded
 from modledger.domain.ledger import Ledger, Passage
@@ -29,6 +28,7 @@ from modledger.projections.projector import (
     standings,
     write,
 )
+from modledger.projections.sent_at_once import forget, sender
 
 
 class JointAdvance(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,50 +137,55 @@ def _write(
     left: dict[str, str],
 ) -> set[str]:
     """Commits checkpoints and rows; answers whose, and adds the others to ``left``."""
-    names = [part.projector.name for part in parts]
-    lock, generations, cursor = (conn.cursor(row_factory=tuple_row) for _ in range(3))
     try:
-        # Without conn.transaction(): in a pipeline it waits for answers, in psycopg 3.3 perhaps for ever, with a part
-        # of a large statement not sent yet. The end of the pipeline itself sends everything first.
-        with conn.pipeline():
-            cursor.execute("begin")
+        written, others = _try_to_write(conn, parts, stands, position)
+    except psycopg.errors.InvalidSqlStatementName:
+        # Somebody rolled back on this connection, since when nothing is prepared there.
+        written, others = _try_to_write(conn, parts, stands, position)
+    left |= others
+    return written
+
+
+def _try_to_write(
+    conn: psycopg.Connection[Any], parts: Sequence[_Part], stands: Mapping[str, Standing], position: int
+) -> tuple[set[str], dict[str, str]]:
+    names = [part.projector.name for part in parts]
+    left: dict[str, str] = {}
+    written: set[str] = set()
+    try:
+        with sender(conn) as out:
+            out.execute("begin")
             # Before anything is read of their tables: these row locks hold back every other runner of these projectors
             # until we have committed, and whoever puts other tables in the place of one's has its lock for as long.
-            lock.execute(_LOCK, (names, [stands[name].position for name in names]))
+            out.execute(_LOCK, (names, [stands[name].position for name in names]))
             # Only now, in a snapshot of its own: tables may have been replaced until those locks were ours.
-            generations.execute(_GENERATIONS, (names,))
-        ours = {name for (name,) in lock.fetchall()}
-        now: dict[str, int] = dict(generations.fetchall())
-        replaced = {name for name in ours if name in now and now[name] != stands[name].generation}
+            out.execute(_GENERATIONS, (names,))
+        _, locked, generations = out.answers
+        ours = {name for (name,) in locked}
+        replaced = {name for name, now in generations if name in ours and int(now) != stands[name].generation}
         left |= dict.fromkeys(set(names) - ours, "its checkpoint is somebody else's at the moment, or has moved")
         left |= dict.fromkeys(replaced, "its tables were replaced")
-        changes = _fold(conn, [part for part in parts if part.projector.name in ours - replaced], left)
+        taken = [part for part in parts if part.projector.name in ours - replaced]
         with conn.pipeline():
-            if changes:
-                cursor.execute(_MOVE, (position, list(changes)))
-            for part in parts:
-                if part.projector.name in changes:
-                    write(cursor, part.projector, changes[part.projector.name])
-            cursor.execute("commit")
+            asked: list[list[Cursor]] = [ask_for_rows(conn, part.projector, part.handled) for part in taken]
+        with sender(conn) as out:
+            for part, cursors in zip(taken, asked, strict=True):
+                name, before = part.projector.name, rows_of(part.projector, cursors)
+                batch = fold_batch(part.projector, before, part.handled)
+                if batch.failure is None:
+                    write(out, part.projector, batch.changes)
+                    # The server writes this one's while the next is folded.
+                    out.push()
+                    written.add(name)
+                else:
+                    left[name] = str(batch.failure)
+            if written:
+                out.execute(_MOVE, (position, list(written)))
+            out.execute("commit")
     except BaseException:
         # Where the connection is lost the server does it.
         with suppress(psycopg.Error):
             conn.rollback()
+            forget(conn)
         raise
-    return set(changes)
-
-
-def _fold(
-    conn: psycopg.Connection[Any], parts: Sequence[_Part], left: dict[str, str]
-) -> dict[str, list[tuple[Any, Any]]]:
-    """By projector what it makes of its part; adds to ``left`` those that refuse an event of it."""
-    with conn.pipeline():
-        asked: list[list[Cursor]] = [ask_for_rows(conn, part.projector, part.handled) for part in parts]
-    changes = {}
-    for part, cursors in zip(parts, asked, strict=True):
-        batch = fold_batch(part.projector, rows_of(part.projector, cursors), part.handled)
-        if batch.failure is None:
-            changes[part.projector.name] = batch.changes
-        else:
-            left[part.projector.name] = str(batch.failure)
-    return changes
+    return written, left

@@ -150,12 +150,17 @@ def test_however_they_part_and_meet_the_tables_come_out_the_same(
             advance(conn, projector, ledger, 1000)
         expected = contents(conn, TABLES)
         _empty(conn)
+        step: JointAdvance | None = None
         while positions(conn) != {ledger.head()}:
             some = drawn.sample(PROJECTORS, drawn.randint(1, len(PROJECTORS)))
             if drawn.random() < 0.3:
                 advance(conn, some[0], ledger, drawn.randint(1, 25))
+            elif step is not None and step.stands and drawn.random() < 0.5:
+                # They go on as they were, where they still are.
+                some = [projector for projector in PROJECTORS if projector.name in step.stands]
+                step = advance_together(conn, some, ledger, drawn.randint(1, 25), step.stands)
             else:
-                advance_together(conn, some, ledger, drawn.randint(1, 25))
+                step = advance_together(conn, some, ledger, drawn.randint(1, 25))
         assert contents(conn, TABLES) == expected
 
 
@@ -294,6 +299,19 @@ def test_a_row_that_does_not_fit_spoils_it_for_all_and_leaves_nothing_of_it(
     # The connection is as good as before.
     assert together(conn, memory).left == {}
     assert positions(conn) == {LAST}
+
+
+def test_they_go_on_together_after_somebody_rolled_back_on_their_connection(
+    conn: psycopg.Connection, memory: MemoryLedger
+) -> None:
+    conn.prepare_threshold = 0
+    first = together(conn, memory, limit=2)
+    # With what it has prepared itself psycopg then drops all that is prepared.
+    conn.execute("begin")
+    conn.execute("rollback")
+    assert conn.execute("select from pg_prepared_statements where name like 'modledger%'").fetchall() == []
+    assert together(conn, memory, known=first.stands).left == {}
+    assert (positions(conn), transactions(conn)) == ({LAST}, 1)
 
 
 def test_whoever_is_a_little_behind_comes_along_and_whoever_is_far_behind_does_not(
