@@ -47,10 +47,10 @@ def target_of(command: Command) -> Subject:
 
 def needed(command: Command, context: Context, states: Mapping[str, State]) -> set[str]:
     """The streams that the decision reads, as far as the states at hand tell; asked again until nothing is missing."""
+    if isinstance(command, importing.Import):
+        return {str(importing.subject(command))}
     target = target_of(command)
     streams = {str(target)}
-    if isinstance(command, importing.Import):
-        return streams
     actor_id = context.actor.user_id
     if actor_id is not None:
         streams.add(f"user:{actor_id}")

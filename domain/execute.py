@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 
@@ -12,6 +12,7 @@ from modledger.domain.envelope import NewEvent, Recorded, Subject
 from modledger.domain.facts import Decided, Facts
 from modledger.domain.kept_states import Folded, KeptStates, load_folded
 from modledger.domain.ledger import Append, Appended, Ledger, LedgerUnavailable, VersionConflict, each_tried, tried
+from modledger.domain.name_ids import name_id
 from modledger.domain.refusals import Conflict, Refused
 from modledger.domain.subjects import State, evolve, fold, fork
 
@@ -49,7 +50,7 @@ class DecidedBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 def event_id(command_id: UUID, index: int) -> UUID:
     """The id of a command's event number ``index`` (from 0): the same at every try."""
-    return uuid5(command_id, str(index))
+    return name_id(command_id, str(index))
 
 
 def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates | None = None) -> Outcome:
@@ -273,11 +274,12 @@ def _append(
     read: Collection[str] | None = None,
 ) -> Append:
     """``read``: the streams that the decision read; found out anew unless given."""
-    stream = str(target_of(command))
-    state = states[stream]
-    at = context.at if state.updated_at is None else max(context.at, state.updated_at)
     if read is None:
         read = needed(command, context, states) & states.keys()
+    # The target's is among what is read, and where nothing else is, it need not be named anew.
+    stream = next(iter(read)) if len(read) == 1 else str(target_of(command))
+    state = states[stream]
+    at = context.at if state.updated_at is None else max(context.at, state.updated_at)
     new = [
         NewEvent(
             stream=stream,

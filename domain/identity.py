@@ -15,8 +15,13 @@ def register_user(command: commands.RegisterUser, facts: Facts) -> list[Decided]
     """A bot brings a user's name for the first time, or again after an erasure."""
     _only_sync(facts)
     _require_unregistered(facts.user(command.user_id), "User")
-    name = display_name("username", command.username, 1, 64)
-    return [Decided(events.UserRegistered(username=name, avatar_url=_url(command.avatar_url)))]
+    return [Decided(user_registered(command.username, command.avatar_url))]
+
+
+def user_registered(username: str, avatar_url: str | None) -> events.UserRegistered:
+    """Raises Invalid for a name or URL against its rule, as the next two do."""
+    name = display_name("username", username, 1, 64)
+    return events.UserRegistered(username=name, avatar_url=_url(avatar_url))
 
 
 def update_user(command: commands.UpdateUser, facts: Facts) -> list[Decided]:
@@ -51,9 +56,12 @@ def register_guild(command: commands.RegisterGuild, facts: Facts) -> list[Decide
     """A bot brings a guild for the first time."""
     _only_sync(facts)
     _require_unregistered(facts.guild(command.guild_id), "Guild")
-    name = display_name("name", command.name, 1, 100)
-    registered = events.GuildRegistered(name=name, avatar_url=_url(command.avatar_url), owner_id=command.owner_id)
-    return [Decided(registered)]
+    return [Decided(guild_registered(command.name, command.avatar_url, command.owner_id))]
+
+
+def guild_registered(name: str, avatar_url: str | None, owner_id: int | None) -> events.GuildRegistered:
+    name = display_name("name", name, 1, 100)
+    return events.GuildRegistered(name=name, avatar_url=_url(avatar_url), owner_id=owner_id)
 
 
 def update_guild(command: commands.UpdateGuild, facts: Facts) -> list[Decided]:
@@ -85,9 +93,7 @@ def sync_guild(command: commands.SyncGuild, facts: Facts) -> list[Decided]:
     if not guild.registered:
         if command.name is None:
             raise Invalid("name is required for a guild that is not registered")
-        name = display_name("name", command.name, 1, 100)
-        registered = events.GuildRegistered(name=name, avatar_url=_url(command.avatar_url), owner_id=command.owner_id)
-        return [Decided(registered)]
+        return [Decided(guild_registered(command.name, command.avatar_url, command.owner_id))]
     changed = [*_guild_name(guild, UNSET if command.name is None else command.name)]
     if command.avatar_url is not None and command.avatar_url != guild.avatar_url:
         changed.append(events.GuildAvatarChanged(old_avatar_url=guild.avatar_url, avatar_url=_url(command.avatar_url)))
@@ -129,20 +135,25 @@ def register_bot(command: commands.RegisterBot, facts: Facts) -> list[Decided]:
     facts.authorise(Subject("user", command.owner_id), ADMIN)
     facts.authorise(Subject("bot", command.bot_id), ADMIN)
     _require_unregistered(facts.bot(command.bot_id), "Bot")
-    name = display_name("name", command.name, 2, 32)
-    _require_limit(command.rate_limit_per_hour)
-    _require_type(command.bot_type)
-    return [
-        Decided(
-            events.BotRegistered(
-                name=name,
-                avatar_url=_url(command.avatar_url),
-                owner_id=command.owner_id,
-                bot_type=command.bot_type,
-                rate_limit_per_hour=command.rate_limit_per_hour,
-            )
-        )
-    ]
+    registered = bot_registered(
+        command.name, command.avatar_url, command.owner_id, command.bot_type, command.rate_limit_per_hour
+    )
+    return [Decided(registered)]
+
+
+def bot_registered(
+    name: str, avatar_url: str | None, owner_id: int, bot_type: int, rate_limit_per_hour: int
+) -> events.BotRegistered:
+    name = display_name("name", name, 2, 32)
+    _require_limit(rate_limit_per_hour)
+    _require_type(bot_type)
+    return events.BotRegistered(
+        name=name,
+        avatar_url=_url(avatar_url),
+        owner_id=owner_id,
+        bot_type=bot_type,
+        rate_limit_per_hour=rate_limit_per_hour,
+    )
 
 
 def update_bot(command: commands.UpdateBot, facts: Facts) -> list[Decided]:

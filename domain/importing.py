@@ -6,15 +6,16 @@ present stays: the folds go by date (``subjects.py``).
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
-from modledger.domain import commands, events, identity
+from modledger.domain import events, identity
 from modledger.domain.commands import Command
 from modledger.domain.envelope import SYSTEM, Actor, Subject
 from modledger.domain.facts import Decided, Facts, has_control_characters, moment, reason
+from modledger.domain.name_ids import name_id
 from modledger.domain.refusals import Invalid
 from modledger.domain.subjects import (
     BAN,
@@ -26,6 +27,7 @@ from modledger.domain.subjects import (
     TRIAL,
     WARNING,
     Account,
+    Bot,
     Guild,
     User,
 )
@@ -126,6 +128,7 @@ class ImportPermission(Import, frozen=True, kw_only=True, tag="permission"):
     reason: str
 
 
+_OfUserOrGuild = ImportPunishment | ImportSubscription
 Record = ImportUser | ImportGuild | ImportBot | ImportPunishment | ImportSubscription | ImportPermission
 
 
@@ -134,14 +137,16 @@ Record = ImportUser | ImportGuild | ImportBot | ImportPunishment | ImportSubscri
 
 def _discord_id(wanted: type, value: Any) -> DiscordId:
     assert wanted is DiscordId
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        # Twenty digits hold any id; int() of a long string takes time that grows with its square.
+        number = int(value) if len(value) <= 20 else 0
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
         raise TypeError("Expected an id, an integer or a string of digits")
-    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
-        raise TypeError("Expected an id, an integer or a string of digits")
-    # Twenty digits hold any id; int() of a long string takes time that grows with its square.
-    if (isinstance(value, str) and len(value) > 20) or not 1 <= int(value) < 2**63:
+    if not 1 <= number < 2**63:
         raise ValueError("Expected an id between 1 and 2^63-1")
-    return DiscordId(value)
+    return DiscordId(number)
 
 
 _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, dec_hook=_discord_id)
@@ -168,7 +173,8 @@ def read_record(line: bytes) -> Record:
     if len(line) > MAX_LINE:
         raise Unfit("line too long", f"more than {MAX_LINE} bytes")
     try:
-        line.decode()
+        if not line.isascii():
+            line.decode()
         record = _DECODER.decode(line)
     except UnicodeDecodeError as error:
         raise Unfit("not UTF-8", f"byte {error.start + 1} of the line") from None
@@ -180,11 +186,10 @@ def read_record(line: bytes) -> Record:
         raise Unfit("not JSON", "nested too deeply") from None
     if has_control_characters(record.external_id):
         raise Unfit("invalid text", "external_id must not contain control characters")
-    if isinstance(record, ImportPunishment | ImportSubscription):
-        if record.discord_user_id is None and record.discord_guild_id is None:
+    if isinstance(record, _OfUserOrGuild) and (record.discord_user_id is None) == (record.discord_guild_id is None):
+        if record.discord_user_id is None:
             raise Unfit("missing field", "discord_user_id or discord_guild_id is required")
-        if record.discord_user_id is not None and record.discord_guild_id is not None:
-            raise Unfit("contradiction", "discord_user_id and discord_guild_id exclude each other")
+        raise Unfit("contradiction", "discord_user_id and discord_guild_id exclude each other")
     return record
 
 
@@ -200,12 +205,18 @@ def _unfit(message: str) -> Unfit:
 
 def command_id(record: Record) -> UUID:
     """The same for the same kind and external id at every run: so a record is taken once."""
-    return uuid5(_NAMESPACE, f"{record.__struct_config__.tag}:{record.external_id}")
+    return name_id(_NAMESPACE, f"{record.__struct_config__.tag}:{record.external_id}")
 
 
 def subject(record: Import) -> Subject:
     """Whose stream the record's events stand in."""
     match record:
+        # First, as most records are of these.
+        case ImportPunishment() | ImportSubscription():
+            if record.discord_user_id is not None:
+                return Subject("user", int(record.discord_user_id))
+            assert record.discord_guild_id is not None
+            return Subject("guild", int(record.discord_guild_id))
         case ImportUser():
             return Subject("user", int(record.discord_id))
         case ImportGuild():
@@ -214,11 +225,6 @@ def subject(record: Import) -> Subject:
             return Subject("bot", int(record.discord_id))
         case ImportPermission():
             return Subject("user", int(record.discord_user_id))
-        case ImportPunishment() | ImportSubscription():
-            if record.discord_user_id is not None:
-                return Subject("user", int(record.discord_user_id))
-            assert record.discord_guild_id is not None
-            return Subject("guild", int(record.discord_guild_id))
     raise TypeError(f"{type(record).__name__} is not a record")
 
 
@@ -230,22 +236,22 @@ def bring(record: Import, facts: Facts) -> list[Decided]:
     is the time of the import. Raises Unfit."""
     at = _past("created_at", record.created_at, facts)
     target = subject(record)
-    erased_at = facts.states[str(target)].erased_at
-    if erased_at is not None and at <= erased_at:
+    state = facts.states[str(target)]
+    if state.erased_at is not None and at <= state.erased_at:
         raise Unfit("erased subject", f"{target.kind} {target.id} was erased after created_at")
     try:
-        match record:
-            case ImportUser():
-                return _user(record, at, facts)
-            case ImportGuild():
-                return _guild(record, at, facts)
-            case ImportBot():
-                return _bot(record, at, facts)
-            case ImportPunishment():
-                return _punishment(record, target, at, facts)
-            case ImportSubscription():
-                return _subscription(record, target, at, facts)
-            case ImportPermission():
+        match record, state:
+            case ImportPunishment(), Account():
+                return _punishment(record, target, state, at, facts)
+            case ImportUser(), User():
+                return _user(record, state, at)
+            case ImportGuild(), Guild():
+                return _guild(record, state, at)
+            case ImportBot(), Bot():
+                return _bot(record, state, at)
+            case ImportSubscription(), Account():
+                return _subscription(record, target, state, at)
+            case ImportPermission(), _:
                 return _permission(record, at)
     except Unfit:
         raise
@@ -254,49 +260,34 @@ def bring(record: Import, facts: Facts) -> list[Decided]:
     raise TypeError(f"{type(record).__name__} is not a record")
 
 
-def _user(record: ImportUser, at: datetime, facts: Facts) -> list[Decided]:
-    user = facts.user(record.discord_id)
+def _user(record: ImportUser, user: User, at: datetime) -> list[Decided]:
     if user.registered:
         return []
-    command = commands.RegisterUser(
-        user_id=int(record.discord_id), username=record.username, avatar_url=record.avatar_url
-    )
-    registered = identity.register_user(command, facts)
+    registered = Decided(identity.user_registered(record.username, record.avatar_url), at, SYSTEM)
     prefix = _prefix(record.prefix, user)
-    if prefix is not None:
-        registered.append(Decided(events.UserPrefixChanged(old_prefix=user.prefix, prefix=prefix)))
-    return _dated(registered, at)
+    if prefix is None:
+        return [registered]
+    return [registered, Decided(events.UserPrefixChanged(old_prefix=user.prefix, prefix=prefix), at, SYSTEM)]
 
 
-def _guild(record: ImportGuild, at: datetime, facts: Facts) -> list[Decided]:
-    guild = facts.guild(record.discord_id)
+def _guild(record: ImportGuild, guild: Guild, at: datetime) -> list[Decided]:
     if guild.registered:
         return []
-    command = commands.RegisterGuild(
-        guild_id=int(record.discord_id),
-        name=record.name,
-        avatar_url=record.avatar_url,
-        owner_id=None if record.owner_discord_id is None else int(record.owner_discord_id),
-    )
-    registered = identity.register_guild(command, facts)
+    owner_id = None if record.owner_discord_id is None else int(record.owner_discord_id)
+    registered = Decided(identity.guild_registered(record.name, record.avatar_url, owner_id), at, SYSTEM)
     prefix = _prefix(record.prefix, guild)
-    if prefix is not None:
-        registered.append(Decided(events.GuildPrefixChanged(old_prefix=guild.prefix, prefix=prefix)))
-    return _dated(registered, at)
+    if prefix is None:
+        return [registered]
+    return [registered, Decided(events.GuildPrefixChanged(old_prefix=guild.prefix, prefix=prefix), at, SYSTEM)]
 
 
-def _bot(record: ImportBot, at: datetime, facts: Facts) -> list[Decided]:
-    if facts.bot(record.discord_id).registered:
+def _bot(record: ImportBot, bot: Bot, at: datetime) -> list[Decided]:
+    if bot.registered:
         return []
-    command = commands.RegisterBot(
-        bot_id=int(record.discord_id),
-        name=record.name,
-        owner_id=int(record.owner_discord_id),
-        avatar_url=record.avatar_url,
-        bot_type=record.bot_type,
-        rate_limit_per_hour=record.rate_limit_per_hour,
+    registered = identity.bot_registered(
+        record.name, record.avatar_url, int(record.owner_discord_id), record.bot_type, record.rate_limit_per_hour
     )
-    return _dated(identity.register_bot(command, facts), at)
+    return [Decided(registered, at, SYSTEM)]
 
 
 def _prefix(text: str | None, account: User | Guild) -> str | None:
@@ -307,13 +298,10 @@ def _prefix(text: str | None, account: User | Guild) -> str | None:
     return None if account.prefix_chosen or chosen == account.prefix else chosen
 
 
-def _dated(decided: list[Decided], at: datetime) -> list[Decided]:
-    return [Decided(one.event, at=at, actor=SYSTEM) for one in decided]
-
-
-def _punishment(record: ImportPunishment, target: Subject, at: datetime, facts: Facts) -> list[Decided]:
+def _punishment(
+    record: ImportPunishment, target: Subject, account: Account, at: datetime, facts: Facts
+) -> list[Decided]:
     kind = _type(record.punishment_type)
-    account = facts.account(target)
     text = reason(record.reason)
     expires = _end(record, kind, at)
     lifted = _lift(record, at, expires, facts)
@@ -393,8 +381,7 @@ def _require_room(account: Account, target: Subject, kind: int, start: datetime,
             raise Unfit("overlap", f"{target.kind} {target.id} has one of this type since {since} already")
 
 
-def _subscription(record: ImportSubscription, target: Subject, at: datetime, facts: Facts) -> list[Decided]:
-    account = facts.account(target)
+def _subscription(record: ImportSubscription, target: Subject, account: Account, at: datetime) -> list[Decided]:
     new, text, by = record.new_tier, _optional(record.reason), _actor(record.granted_by_id)
     expires = None if record.expires_at is None else _moment("expires_at", record.expires_at)
     if new in (BASIC, LIFETIME):

@@ -60,7 +60,10 @@ def _weight(event: events.Event) -> int:
 
 def most_bytes(event: events.Event) -> int:
     """What a state grows by with the event, at most."""
-    return _ISSUED + sum([_text(getattr(event, name)) for name in event.PERSONAL])
+    size = _ISSUED
+    for name in event.PERSONAL:
+        size += _text(getattr(event, name))
+    return size
 
 
 def _text(text: str | None) -> int:

@@ -130,8 +130,11 @@ class EventMapper(Mapper[str]):
         payload = asdict(event)
         personal = None
         if event.PERSONAL:
-            text = {name: payload.pop(name) for name in event.PERSONAL}
-            if has_text(event):
+            filled = has_text(event)
+            text = {}
+            for name in event.PERSONAL:
+                text[name] = payload.pop(name)
+            if filled:
                 if key is None or key.subject != new.stream:
                     raise ValueError(f"{event.TOPIC} has personal text and needs the key of {new.stream}")
                 personal = Personal(key.generation, key.seal(_encode(text), new.event_id, random))
@@ -194,24 +197,24 @@ class EventMapper(Mapper[str]):
         now: dict[str, Standing] = {}
         stored, keys, erased = [], [], {}
         for new in append.events:
-            stream, version = new.stream, new.version
+            stream, version, event = new.stream, new.version, new.event
             if versions.get(stream) != version - 1:
                 raise ValueError(f"version {version} of {stream} does not follow {versions.get(stream)}")
             versions[stream] = version
             standing = now.get(stream) or standings.get(stream)
-            if isinstance(new.event, SubjectErased):
+            if type(event) is SubjectErased:
                 standing = Standing(version, version, None)
                 erased[stream] = version
             if standing is None:
                 stored.append(self.to_stored_event(new))
                 continue
             key = standing.key
-            if key is None and has_text(new.event):
+            if key is None and has_text(event):
                 key = master.make(stream, standing.generation, random)
                 keys.append(key)
             now[stream] = Standing(version, standing.generation, key)
             stored.append(self.to_stored_event(new, key, random))
-        if set(append.erase) != erased.keys():
+        if (append.erase or erased) and set(append.erase) != erased.keys():
             raise ValueError("the streams to erase are not those that a SubjectErased is appended to")
         return StoredCommand(
             command_id=append.command_id,

@@ -39,14 +39,14 @@ Random = Callable[[int], bytes]
 def drawn_ahead() -> Random:
     """For many keys and texts at once: asks the system for some thousands of bytes at a time, as to ask takes longer
     than to encrypt. For one thread, and to be thrown away with what it was for: what is left over is kept nowhere."""
-    left = b""
+    drawn, at = b"", 0
 
     def take(size: int) -> bytes:
-        nonlocal left
-        if len(left) < size:
-            left = os.urandom(RANDOM_BYTES)
-        taken, left = left[:size], left[size:]
-        return taken
+        nonlocal drawn, at
+        if len(drawn) - at < size:
+            drawn, at = os.urandom(RANDOM_BYTES), 0
+        at += size
+        return drawn[at - size : at]
 
     return take
 
@@ -191,7 +191,7 @@ def _check(secret: bytes, installation: UUID) -> bytes:
 
 
 def _bound_to(stream: str, event_id: UUID) -> bytes:
-    return b"%s %s" % (stream.encode(), event_id.bytes)
+    return stream.encode() + b" " + event_id.bytes
 
 
 def _belongs_to(subject: str, generation: int) -> bytes:

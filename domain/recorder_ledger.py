@@ -253,6 +253,9 @@ class RecorderLedger(Application[str]):
         standings: dict[str, Standing] = {}
         for stream, before in seen.items():
             key, later = keys.get(stream), rows_of[stream]
+            if not later and not before.version:
+                streams[stream] = []
+                continue
             if before.version:
                 if not (later and is_the_one(later[0], before) and _still_readable(before, wrapped.get(stream))):
                     streams[stream] = None

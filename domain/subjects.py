@@ -7,7 +7,7 @@ by number. The rest follows the ledger: no import changes it, and a bot's stream
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal, TypeGuard
 
 import msgspec
 
@@ -27,11 +27,15 @@ _ISSUED_TYPES: dict[type[events.Event], int] = {
     events.UserBanned: BAN,
     events.GuildBlacklisted: GUILD_BLACKLIST,
 }
-# By class, as folding asks for each event: that is faster than to try one class after the other.
-_OF_PUNISHMENTS = frozenset(get_args(events.Issued | events.Revoked)) | {
-    events.PunishmentAmended,
-    events.PunishmentLapsed,
+_ENDINGS: dict[type[events.Event], EndingKind] = {
+    events.PunishmentLapsed: "lapsed",
+    events.PunishmentLifted: "lifted",
+    events.PunishmentVoided: "voided",
+    events.PunishmentOverturned: "overturned",
+    events.PunishmentSuperseded: "superseded",
 }
+# By class, as folding asks for each event: that is faster than to try one class after the other.
+_OF_PUNISHMENTS = frozenset((*_ISSUED_TYPES, *_ENDINGS, events.PunishmentAmended))
 _OF_TIERS = frozenset(
     (
         events.SubscriptionGranted,
@@ -183,11 +187,11 @@ def evolve(state: State, happened: NewEvent) -> None:
         state.created_at = happened.occurred_at
     if state.updated_at is None or happened.occurred_at > state.updated_at:
         state.updated_at = happened.occurred_at
-    if isinstance(happened.event, events.SubjectErased):
-        state.erased_at, state.textless = happened.occurred_at, True
-    elif events.has_text(happened.event):
-        state.textless = False
     kind = type(happened.event)
+    if kind is events.SubjectErased:
+        state.erased_at, state.textless = happened.occurred_at, True
+    elif state.textless and events.has_text(happened.event):
+        state.textless = False
     if isinstance(state, Bot):
         _evolve_bot(state, happened)
     elif kind in _OF_PUNISHMENTS:
@@ -301,13 +305,11 @@ def issued_type(event: events.Event) -> int | None:
 
 def _evolve_punishments(account: Account, happened: NewEvent) -> None:
     event = happened.event
-    if isinstance(event, events.Issued):
-        kind = issued_type(event)
-        assert kind is not None
+    if _issues(event):
         account.punishments[happened.version] = Punishment(
             number=happened.version,
             position=happened.position if isinstance(happened, Recorded) else 0,
-            type=kind,
+            type=_ISSUED_TYPES[type(event)],
             reason=event.reason,
             issued_by=happened.actor,
             issued_at=happened.occurred_at,
@@ -316,28 +318,25 @@ def _evolve_punishments(account: Account, happened: NewEvent) -> None:
             updated_at=happened.occurred_at,
         )
         return
-    if not isinstance(event, events.Revoked | events.PunishmentAmended | events.PunishmentLapsed):
+    if not _goes_on(event):
         return
     punishment = msgspec.structs.replace(
         account.punishments[event.number], version=happened.version, updated_at=happened.occurred_at
     )
     account.punishments[event.number] = punishment
-    ending: EndingKind
-    match event:
-        case events.PunishmentAmended():
-            punishment.reason, punishment.expires_at = event.reason, event.expires_at
-            return
-        case events.PunishmentLapsed():
-            ending = "lapsed"
-        case events.PunishmentLifted():
-            ending = "lifted"
-        case events.PunishmentVoided():
-            ending = "voided"
-        case events.PunishmentOverturned():
-            ending = "overturned"
-        case events.PunishmentSuperseded():
-            ending = "superseded"
-    punishment.ending = Ending(ending, happened.occurred_at, happened.actor, getattr(event, "reason", None))
+    if isinstance(event, events.PunishmentAmended):
+        punishment.reason, punishment.expires_at = event.reason, event.expires_at
+    else:
+        reason = getattr(event, "reason", None)
+        punishment.ending = Ending(_ENDINGS[type(event)], happened.occurred_at, happened.actor, reason)
+
+
+def _issues(event: events.Event) -> TypeGuard[events.Issued]:
+    return type(event) in _ISSUED_TYPES
+
+
+def _goes_on(event: events.Event) -> TypeGuard[events.Revoked | events.PunishmentAmended | events.PunishmentLapsed]:
+    return type(event) in _ENDINGS or type(event) is events.PunishmentAmended
 
 
 def _erase_reasons(account: Account) -> None:

@@ -5,7 +5,7 @@ lower bound; then each element with its length before it, -1 for a null.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from struct import Struct
 from typing import Any
 from uuid import UUID
@@ -54,17 +54,17 @@ def texts(values: Sequence[str]) -> Wire:
 
 def bigints(values: Sequence[int]) -> Wire:
     """``bigint[]``, each within 64 bits."""
-    return _array("int8", len(values), (_BIGINT(8, value) for value in values))
+    return _array("int8", len(values), map(_BIGINT, repeat(8), values))
 
 
 def integers(values: Sequence[int]) -> Wire:
     """``int[]``, each within 32 bits."""
-    return _array("int4", len(values), (_INTEGER(4, value) for value in values))
+    return _array("int4", len(values), map(_INTEGER, repeat(4), values))
 
 
 def byteas(values: Sequence[bytes]) -> Wire:
     """``bytea[]``."""
-    return _array("bytea", len(values), chain.from_iterable((_LENGTH(len(value)), value) for value in values))
+    return _array("bytea", len(values), chain.from_iterable(zip(map(_LENGTH, map(len, values)), values, strict=True)))
 
 
 def uuids(values: Sequence[UUID | None]) -> Wire:

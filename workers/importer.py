@@ -167,7 +167,7 @@ def _records(file: BinaryIO) -> Iterator[Line]:
     """The record of each line, or why there is none. Blank lines are no records."""
     for number, (end, line) in enumerate(_lines(file), start=1):
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if not text.strip():
+        if not text or text.isspace():
             continue
         try:
             yield Line(number, end, read_record(text))
