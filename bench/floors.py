@@ -32,7 +32,7 @@ ANSWER = (
 )
 # profiles_name, user_activity_pkey
 ROW = f"""
-    select p.username_key, 0, a.last_activity_at, {profile.COLUMNS} from profiles p
+    select 0, a.last_activity_at, {profile.SHOWN} from profiles p
     left join user_activity a on a.user_id = p.user_id
     where p.username_key = %s order by p.named_at desc, p.user_id limit 1
 """
@@ -63,7 +63,7 @@ def row_application(conninfo: str) -> Litestar:
             found = await cursor.fetchone()
         if found is None:
             return Response(b"{}", status_code=404)
-        view = user_view(profile.found(found), datetime.now(UTC))
+        view = user_view(profile.found_shown(username, found), datetime.now(UTC))
         return Response(msgspec.json.encode(view), media_type="application/json")
 
     return Litestar([row], openapi_config=None, on_startup=[pool.open], on_shutdown=[pool.close])

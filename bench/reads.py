@@ -146,7 +146,7 @@ def pgbench(conninfo: str, names: list[str], folder: Path, seconds: float, clien
     script = folder / "profile.sql"
     # profiles_name, user_activity_pkey
     statement = (
-        f"select a.last_activity_at, {profile.COLUMNS} from profiles p left join user_activity a"
+        f"select a.last_activity_at, {profile.SHOWN} from profiles p left join user_activity a"
         " on a.user_id = p.user_id where p.username_key = '{}' order by p.named_at desc, p.user_id limit 1;\n"
     )
     keys = [profile.name_key(name).replace("'", "''") for name in names[:SCRIPTED]]

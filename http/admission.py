@@ -63,18 +63,13 @@ class Admission:
 
 
 class Place:
-    """What one request has of the admission."""
+    """What one request that was let in has of the admission."""
 
     __slots__ = ("_admission", "_kind", "_taken", "_waited")
 
     def __init__(self, admission: Admission, kind: Kind) -> None:
         self._admission, self._kind = admission, kind
-        self._taken = self._waited = False
-
-    def take(self) -> None:
-        """Raises Busy where there is none."""
-        self._admission.enter(self._kind)
-        self._taken = True
+        self._taken, self._waited = True, False
 
     def give_back(self) -> None:
         """To be called in the end, whatever happened."""
@@ -92,7 +87,8 @@ class Place:
         self._waited = True
         self.give_back()
         yield
-        self.take()
+        self._admission.enter(self._kind)
+        self._taken = True
 
 
 def admitted(app: ASGIApp) -> ASGIApp:
@@ -102,13 +98,21 @@ def admitted(app: ASGIApp) -> ASGIApp:
         if scope["type"] != ScopeType.HTTP or scope.get("path_template") in PROBES:
             await app(scope, receive, send)
             return
+        admission: Admission = scope["litestar_app"].state["admission"]
         kind: Kind = "command" if scope["method"] == "POST" else "read"
-        place = scope["state"]["place"] = Place(scope["litestar_app"].state["admission"], kind)
         try:
-            place.take()
+            admission.enter(kind)
         except Busy:
             await asyncio.sleep(HOLD_SECONDS)
             raise
+        if kind == "read":
+            # There is no body that it could be given up for.
+            try:
+                await app(scope, receive, send)
+            finally:
+                admission.leave(kind)
+            return
+        place = scope["state"]["place"] = Place(admission, kind)
         try:
             await app(scope, receive, send)
         finally:

@@ -26,9 +26,16 @@ T = TypeVar("T")
 Made = tuple[object, int | None]
 
 
+class _Read(Response[bytes]):
+    """Of the framework's response what ``direct`` sends; the rest is for its own way of answering."""
+
+    def __init__(self, body: bytes, status: int, headers: dict[str, str]) -> None:
+        self.content, self.status_code, self.headers = body, status, headers
+
+
 def required_position(request: AnyRequest) -> int:
     """What a read has to be at least as fresh as: the last write of whoever asks, and what the client asks for."""
-    who: Viewer | Caller | None = request.user
+    who: Viewer | Caller | None = request.scope["user"]
     return max(0 if who is None else who.written, freshness.position_asked_for(request))
 
 
@@ -39,14 +46,14 @@ def reply(request: AnyRequest, view: object, position: int | None, version: int 
     if version is not None:
         tag = headers["ETag"] = etag(version, body)
         if unchanged(listed_header(request, "If-None-Match"), tag):
-            return Response(None, status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type=JSON)
+            return _Read(b"", 304, headers)
+    return _Read(body, 200, headers)
 
 
 async def answer_once(request: AnyRequest, scope: str, run: Callable[[UUID], Awaitable[Answer]]) -> Response[Any]:
     """What ``run`` answers under its command id, or the kept answer to the same request of the same ``scope``."""
     has = services(request)
-    correlation_id = str(request.scope["state"]["correlation_id"])
+    correlation_id: str = request.scope["state"]["correlation_id"]
 
     async def refusing(command_id: UUID) -> Answer:
         try:
@@ -83,7 +90,7 @@ def context_of(request: AnyRequest, actor: Actor, command_id: UUID, if_match: in
         actor=actor,
         at=services(request).clock().astimezone(UTC),
         command_id=command_id,
-        correlation_id=request.scope["state"]["correlation_id"],
+        correlation_id=UUID(request.scope["state"]["correlation_id"]),
         via="http",
         if_match=if_match,
     )

@@ -15,9 +15,9 @@ from modledger.http.answers import reply
 from modledger.http.endpoints import STAFF, AnyRequest, read
 from modledger.http.errors import bad
 from modledger.http.parameters import ID_SCHEMA, MAX_ID
-from modledger.http.reader import Cursor, Row
 from modledger.http.services import services
 from modledger.http.views import Moment, View
+from modledger.http.wire import Cursor, Row
 
 T = TypeVar("T")
 

@@ -25,7 +25,6 @@ from modledger.http.keys import Caller
 from modledger.http.login_codes import LENGTH, consume_code, pending_code, request_code
 from modledger.http.parameters import BodyId
 from modledger.http.profile import USER_EXAMPLE, user_view
-from modledger.http.reader import Cursor
 from modledger.http.services import services
 from modledger.http.sessions import (
     FORGET,
@@ -39,6 +38,7 @@ from modledger.http.sessions import (
     user_agent,
 )
 from modledger.http.views import CodeRequestedView, LoginCodeView, MessageView, VerifiedView, whole
+from modledger.http.wire import Cursor
 from modledger.projections import profile
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, description="A Discord username.")]
@@ -94,7 +94,7 @@ async def request_login_code(request: AnyRequest, data: JSONBody[CodeRequestBody
         user_id = None if data.discord_id is None else int(data.discord_id)
         if data.username is not None:
             row = await has.names.load(profile.name_key(data.username.strip()))
-            found = None if row is None else profile.found((data.username, *row)).profile
+            found = None if row is None else profile.found_shown(data.username, row).profile
             user_id = None if found is None else found.user_id
         expires_at = await request_code(has.desk, has.sealing, user_id, now)
         view = CodeRequestedView(message="Login code sent via Discord DM", expires_at=whole(expires_at))
@@ -186,7 +186,7 @@ async def verify_login_code(request: AnyRequest, data: JSONBody[VerifyBody]) -> 
 
 
 async def _log_in(
-    request: AnyRequest, cursor: Cursor, user: profile.Profile, before: str | None, now: datetime
+    request: AnyRequest, cursor: Cursor, user: profile.Person, before: str | None, now: datetime
 ) -> Cookie:
     """Always a new token, whatever cookie came with the request; and what that one opened is closed."""
     token, values = new_session(user.user_id, user.level, now, client_ip(request), user_agent(request))

@@ -8,7 +8,7 @@ Origin. Where that leads to an operation after all, it is answered by the same f
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from litestar import Litestar, Request, Response
 from litestar.enums import ScopeType
@@ -18,6 +18,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from modledger.http.admission import admitted
 from modledger.http.errors import JSON, Busy, answer_error
+from modledger.http.parameters import headers_of
 
 # Where an operation keeps its admission: it lets the request in or raises, and answers the handler's arguments.
 ADMIT = "admit"
@@ -70,9 +71,11 @@ def directly(app: Litestar, otherwise: ASGIApp) -> ASGIApp:
                 found = around.get((method, beginning, ending)) if ending else None
             if found is None or not value or value in named[beginning]:
                 return None
-        for name, given in scope["headers"]:
-            if name == b"origin" or (name == b"host" and not given.translate(None, _BETWEEN).isalnum()):
-                return None
+        headers = headers_of(scope)
+        if b"origin" in headers or (b"host" in headers and not headers[b"host"].translate(None, _BETWEEN).isalnum()):
+            return None
+        if len(headers) < len(list(scope["headers"])) and [name for name, _ in scope["headers"]].count(b"host") > 1:
+            return None
         scope["path_params"] = {found.parameter: value} if value else {}
         scope["path_template"], scope["route_handler"] = found.template, found.handler
         return found
@@ -110,9 +113,28 @@ def _operations(app: Litestar) -> _Operations:
     return found
 
 
+class _Incoming(Request[Any, Any, Any]):
+    """The framework's request, of which nothing but the scope is there until it is asked for: most reads never do."""
+
+    __slots__ = ()
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self.receive, self.send = cast("HTTPScope", scope), receive, send
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here for what is not there.
+        if name not in _LATER:
+            raise AttributeError(name)
+        super().__init__(self.scope, self.receive, self.send)
+        return getattr(self, name)
+
+
+_LATER = {name for of in Request.__mro__ for name in getattr(of, "__slots__", ())} - {"scope", "receive", "send"}
+
+
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    request: Request[Any, Any, Any] = Request(scope, receive, send)
-    handler: HTTPRouteHandler = request.route_handler
+    request = _Incoming(scope, receive, send)
+    handler: Any = scope["route_handler"]
     try:
         response = await handler.fn(request, **await handler.opt[ADMIT](request))
     except Exception as error:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from uuid import uuid4
+from os import urandom
 
 import structlog
 from litestar.enums import ScopeType
@@ -17,6 +17,8 @@ from modledger.http.metrics import Requests, route_of
 log = structlog.get_logger("modledger.http")
 
 _CORRELATION = b"x-correlation-id"
+# RFC 9562 §4.1: of the digit that says so two bits are fixed.
+_VARIANT = {f"{digit:x}": f"{8 + digit % 4:x}" for digit in range(16)}
 _PLAIN = b"text/plain; charset=utf-8"
 # An answer is data: a browser that is made to show it runs nothing in it, tells no other site its path, and lends it to
 # no other site's page. Those of the settings ask in a way that the last one leaves alone.
@@ -30,6 +32,12 @@ _UNLESS_GIVEN = (
     # Who may see what changes from one moment to the next.
     (b"cache-control", b"no-store"),
 )
+
+
+def new_id() -> str:
+    """A UUID of version 4 (RFC 9562), by the system's random numbers. Python's own takes more than twice as long."""
+    of = urandom(16).hex()
+    return f"{of[:8]}-{of[8:12]}-4{of[13:16]}-{_VARIANT[of[16]]}{of[17:20]}-{of[20:]}"
 
 
 def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
@@ -46,7 +54,7 @@ def refused_preflights_as_errors(app: ASGIApp) -> ASGIApp:
             if message["type"] == "http.response.start" and (b"content-type", _PLAIN) in message["headers"]:
                 held = message
             elif held is not None and message["type"] == "http.response.body":
-                body = error_body(message["body"].decode(), str(scope["state"]["correlation_id"]))
+                body = error_body(message["body"].decode(), scope["state"]["correlation_id"])
                 held["headers"] = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
                 await send(held)
                 await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -67,9 +75,7 @@ def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog, st
         if scope["type"] == ScopeType.WEBSOCKET:
             await app(scope, receive, send)
             return
-        correlation_id = uuid4()
-        scope["state"]["correlation_id"] = correlation_id
-        named = str(correlation_id)
+        named = scope["state"]["correlation_id"] = new_id()
         began = time.perf_counter()
         status = 0
 
@@ -78,13 +84,15 @@ def named_and_logged(app: ASGIApp, requests: Requests, access_log: AccessLog, st
             if message["type"] == "http.response.start":
                 status = message["status"]
                 # In lower case: so ASGI wants them.
-                given = {name for name, _ in message["headers"]}
-                unless_given = ((_CORRELATION, named.encode()), *_UNLESS_GIVEN)
-                added = [one for one in unless_given if one[0] not in given]
+                given = dict(message["headers"])
+                headers = [*message["headers"], *_EVERYWHERE]
+                if _CORRELATION not in given:
+                    headers.append((_CORRELATION, named.encode()))
+                headers += [one for one in _UNLESS_GIVEN if one[0] not in given]
                 if stopping():
                     # Or the next request might be on its way while we close it, and nobody would know whether it came.
-                    added.append((b"connection", b"close"))
-                message["headers"] = [*message["headers"], *_EVERYWHERE, *added]
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
             await send(message)
 
         requests.began()

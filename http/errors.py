@@ -159,7 +159,7 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     # Those who were too many are counted: a line for each would cost more than refusing them.
     elif problem.status == 503 and not isinstance(problem, Busy):
         log.warning("unavailable", reason=problem.message, cause=repr(error))
-    correlation_id = str(request.scope["state"]["correlation_id"])
+    correlation_id: str = request.scope["state"]["correlation_id"]
     return Response(
         error_body(problem.message, correlation_id),
         status_code=problem.status,

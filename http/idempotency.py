@@ -22,9 +22,10 @@ import msgspec
 import psycopg
 
 from modledger.http.errors import Problem, Unavailable, bad
-from modledger.http.reader import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, Reader, Row
+from modledger.http.reader import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, Reader
 from modledger.http.sealing import Sealing
 from modledger.http.together import Gathered
+from modledger.http.wire import Row
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from litestar import Request
 from modledger.http.errors import Problem, unauthenticated
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.parameters import one_header
-from modledger.http.reader import Row
 from modledger.http.services import services
+from modledger.http.wire import Row
 from modledger.projections import bots
 
 KeyKind = Literal["public", "bot"]

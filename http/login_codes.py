@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 
 from psycopg.errors import UniqueViolation
 
-from modledger.http.reader import Cursor, Reader
+from modledger.http.reader import Reader
 from modledger.http.sealing import Sealing
+from modledger.http.wire import Cursor
 
 ALPHABET = string.ascii_uppercase + string.digits
 LENGTH = 8

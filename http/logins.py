@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from modledger.http.reader import Cursor, Row
 from modledger.http.views import LoginView, whole
+from modledger.http.wire import Cursor, Row
 
 NEWEST: Final = 100
 

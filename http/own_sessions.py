@@ -15,10 +15,10 @@ from modledger.http.endpoints import OWN, AnyRequest, command, read
 from modledger.http.errors import Problem, bad
 from modledger.http.geoip import GeoView, locate
 from modledger.http.idempotency import Answer
-from modledger.http.reader import Cursor, Row
 from modledger.http.services import services
 from modledger.http.sessions import SUFFIX_LENGTH, Viewer, current_found, token_of
 from modledger.http.views import LoginView, Moment, View, whole
+from modledger.http.wire import Cursor, Row
 
 # More than anybody has; a user who does may end what is not shown too.
 MOST = 500

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -19,6 +20,7 @@ from litestar import Request
 from litestar.exceptions import ClientException, InternalServerException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParameter
+from litestar.types import HTTPScope
 from msgspec import Meta
 
 from modledger.domain.facts import MAX_REASON
@@ -92,14 +94,14 @@ BodyMoment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an off
 
 # -- rules from signatures
 
-_rules: dict[int, tuple[dict[str, Rule], dict[str, Rule], list[Rule] | None]] = {}
+_rules: dict[object, tuple[dict[str, Rule], dict[str, Rule], list[Rule] | None]] = {}
 
 
 def rules_of(handler: BaseRouteHandler) -> tuple[dict[str, Rule], dict[str, Rule], list[Rule] | None]:
     """The rules of a handler's path, query and body parameters; None for a handler without a body."""
-    known = _rules.get(id(handler.fn))
+    known = _rules.get(handler.fn)
     if known is None:
-        known = _rules[id(handler.fn)] = _read_rules(handler)
+        known = _rules[handler.fn] = _read_rules(handler)
     return known
 
 
@@ -208,8 +210,23 @@ def _rule_of_type(name: str, kind: msgspec.inspect.Type, *, required: bool) -> R
 def header_values(request: Request[Any, Any, Any], name: str) -> list[str]:
     """The values of a header, in their order, as they came."""
     # Not from the framework's mapping: to make it takes longer than to look for the few that a read asks for.
-    wanted = name.lower().encode()
+    wanted = _as_sent(name)
+    if wanted not in headers_of(request.scope):
+        return []
     return [value.decode("latin-1") for one, value in request.scope["headers"] if one == wanted]
+
+
+def headers_of(scope: HTTPScope) -> dict[bytes, bytes]:
+    """Of each header the last value: which are there, and most come once."""
+    found: dict[bytes, bytes] | None = scope["state"].get("headers")
+    if found is None:
+        found = scope["state"]["headers"] = dict(scope["headers"])
+    return found
+
+
+@lru_cache
+def _as_sent(name: str) -> bytes:
+    return name.lower().encode()
 
 
 def one_header(request: Request[Any, Any, Any], name: str) -> str | None:
@@ -253,9 +270,11 @@ async def checked_body(request: Request[Any, Any, Any]) -> dict[str, Any]:
 def arguments(request: Request[Any, Any, Any]) -> dict[str, Any]:
     """What path and query hold, under the handler's names; what is left out is left to the handler. Raises Problem 400,
     naming the first thing that is wrong."""
-    path, query, _ = rules_of(request.route_handler)
-    values = {rule.argument: text_value(rule, str(request.path_params[name])) for name, rule in path.items()}
-    return values | query_values(request.scope["query_string"], query)
+    scope = request.scope
+    path, query, _ = rules_of(scope["route_handler"])
+    given = scope["path_params"]
+    values = {rule.argument: text_value(rule, str(given[name])) for name, rule in path.items()}
+    return values | query_values(scope["query_string"], query)
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
@@ -299,7 +318,7 @@ def query_values(raw: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
     its rule allows, then for one that is missing."""
     try:
         text, most = raw.decode("ascii"), len(rules) + 16
-        given = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=most) if text else []
+        given = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=most) if text else ()
     except ValueError:
         raise bad("the query must be UTF-8 and hold no more parameters than there are") from None
     values: dict[str, Any] = {}

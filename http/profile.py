@@ -14,7 +14,7 @@ from modledger.http.endpoints import SESSION, AnyRequest, asks_about_the_past, r
 from modledger.http.errors import Problem
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.punishments import punishment_view
-from modledger.http.services import services
+from modledger.http.services import Services, services
 from modledger.http.sessions import Viewer
 from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_user
 from modledger.http.views import (
@@ -29,7 +29,7 @@ from modledger.http.views import (
     whole_or_none,
 )
 from modledger.projections import bots, guilds, permission_history, profile, subscription_history
-from modledger.projections.profile import Found, Profile
+from modledger.projections.profile import Found, Person
 from modledger.projections.time_travel import Instant
 from modledger.projections.user_detail import READ_BY_DETAIL, Detail, detail_of
 
@@ -62,17 +62,18 @@ _LONGEST_NAME = 64
 # -- rows become views
 
 
-def user_fields(found: Found, row: Profile, now: datetime) -> dict[str, Any]:
+def user_fields(found: Found, row: Person, now: datetime) -> dict[str, Any]:
     """The 12 keys, in their order, as they are at ``now``."""
+    tier = profile.tier(row, now)
     return {
         "discord_id": str(row.user_id),
         "username": row.username,
         "avatar_url": row.avatar_url,
-        "subscription_tier": profile.tier(row, now),
+        "subscription_tier": tier,
         "state": profile.state(row, now),
         "permission_level": row.level,
         "prefix": row.prefix,
-        "subscription_expires_at": whole_or_none(profile.subscription_expires_at(row, now)),
+        "subscription_expires_at": whole_or_none(profile.subscription_expires_at(row, now)) if tier else None,
         "last_activity_at": whole(found.last_activity_at or row.created_at),
         "source": "database",
         "created_at": whole(row.created_at),
@@ -87,7 +88,7 @@ def user_view(found: Found, now: datetime) -> UserView:
     return UserView(**user_fields(found, found.profile, now))
 
 
-def detailed_view(all_of: Detail, row: Profile, now: datetime) -> DetailedUserView:
+def detailed_view(all_of: Detail, row: Person, now: datetime) -> DetailedUserView:
     """The 12 keys and the five lists."""
     return DetailedUserView(
         **user_fields(all_of.found, row, now),
@@ -173,9 +174,9 @@ def searchable(username: str) -> str | None:
 
 def _start(request: AnyRequest) -> None:
     # On its way together with the session, in the same turn of the loop: one wait for both.
-    key = searchable(request.path_params["username"])
+    key = searchable(request.scope["path_params"]["username"])
     if key is not None and not asks_about_the_past(request):
-        request.scope["state"]["profile"] = services(request).names.load(key)
+        request.scope["state"]["profile"] = key, services(request).names.load(key)
 
 
 async def current_detail(request: AnyRequest, user_id: int) -> Detail:
@@ -195,7 +196,7 @@ async def current_detail(request: AnyRequest, user_id: int) -> Detail:
     )
 
 
-def sees_detail(viewer: Viewer, target: Profile) -> bool:
+def sees_detail(viewer: Viewer, target: Person) -> bool:
     """Moderators and above, of users they can act on (api.md §2)."""
     return viewer.level >= MODERATOR and may_act_on(viewer.user_id, viewer.level, target.user_id, target.level)
 
@@ -215,26 +216,17 @@ def sees_detail(viewer: Viewer, target: Profile) -> bool:
 async def get_user_profile(
     request: AnyRequest, username: Username, as_of: AsOf = None, known_at: KnownAt = None
 ) -> Response[UserView | DetailedUserView]:
-    has = services(request)
-    viewer: Viewer = request.user
-    at, key = asked_moment(request, as_of, known_at), searchable(username)
-    if key is None:
-        raise Problem(404, "User not found")
-    if at is not None:
+    has, viewer = services(request), request.scope["user"]
+    at, started = asked_moment(request, as_of, known_at), request.scope["state"].get("profile")
+    if at is not None or started is None:
+        key = searchable(username)
+        if key is None or at is None:
+            raise Problem(404, "User not found")
         return await _past_profile(request, key, at)
-    required = required_position(request)
-    started = request.scope["state"].pop("profile", None)
-
-    async def by_name() -> Found:
-        nonlocal started
-        future, started = started or has.names.load(key), None
-        row = await future
-        assert row is not None
-        return profile.found((key, *row))
-
-    found = await fresh(
-        by_name, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "profile")
-    )
+    key, row = started[0], await started[1]
+    found, required = profile.found_shown(key, row), required_position(request)
+    if found.position < required:
+        found = await _found_later(has, key, required)
     now = has.clock()
     if found.profile is None:
         raise Problem(404, "User not found")
@@ -247,6 +239,17 @@ async def get_user_profile(
     if not sees_detail(viewer, row):
         return reply(request, user_view(all_of.found, now), all_of.position, row.version)
     return reply(request, detailed_view(all_of, row, now), all_of.position, row.version)
+
+
+async def _found_later(has: Services, key: str, required: int) -> Found:
+    async def by_name() -> Found:
+        row = await has.names.load(key)
+        assert row is not None
+        return profile.found_shown(key, row)
+
+    return await fresh(
+        by_name, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "profile")
+    )
 
 
 async def _past_profile(request: AnyRequest, key: str, at: Instant) -> Response[UserView | DetailedUserView]:

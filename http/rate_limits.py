@@ -7,7 +7,7 @@ further ahead than that is no count but a clock that was wrong: then the bucket 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
@@ -18,6 +18,7 @@ import msgspec
 from modledger.domain.settings import Settings
 from modledger.http.errors import Problem, Unavailable
 from modledger.http.reader import Reader
+from modledger.http.wire import array
 
 Kind = Literal["login", "staff", "bot", "public"]
 _Taken = dict[str, tuple["Limit", list[asyncio.Future[None]]]]
@@ -147,7 +148,7 @@ class RateLimiter:
     def start(self, key: str, limit: Limit) -> asyncio.Future[None]:
         """Takes one request from a bucket. The future raises Problem 429, or Unavailable; one that nobody awaits does
         no harm. Raises Problem 429 at once where the bucket is known to be empty."""
-        until = self._empty_until.get((key, limit))
+        until = self._empty_until.get((key, limit)) if self._empty_until else None
         if until is not None:
             now = self._now()
             # Further ahead, and our clock was set back since.
@@ -197,10 +198,10 @@ class RateLimiter:
         now = self._now()
         rows = await self._reader.fetch(
             TAKE,
-            _array(taken),
-            _array(len(futures) for _, futures in taken.values()),
-            _array(limit.requests for limit, _ in taken.values()),
-            _array(limit.step for limit, _ in taken.values()),
+            array(taken),
+            array(len(futures) for _, futures in taken.values()),
+            array(limit.requests for limit, _ in taken.values()),
+            array(limit.step for limit, _ in taken.values()),
             now,
         )
         self._since_sweep += sum(len(futures) for _, futures in taken.values())
@@ -229,12 +230,6 @@ class RateLimiter:
             SWEEP, self._swept_to, self._now() - FORGOTTEN_AFTER_S * _SECOND_NS, SWEPT
         )
         self._swept_to = last or ""
-
-
-def _array(values: Iterable[object]) -> str:
-    # The driver's own way from a list to an array takes as long as all the rest of a statement. Nothing in our keys and
-    # numbers needs quotes.
-    return f"{{{','.join(map(str, values))}}}"
 
 
 def _refusal(wait_ns: int) -> Problem:

@@ -7,23 +7,21 @@ answered by one statement with ``= any($1)``. Everything here belongs to one eve
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 
 from modledger.http.errors import Unavailable
+from modledger.http.wire import Cursor, Row, Wire, array
 
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K", bytes, str, int)
 T = TypeVar("T")
 
-Row = tuple[Any, ...]
 _Waiting = dict[K, list["asyncio.Future[Row | None]"]]
-Cursor = psycopg.AsyncRawCursor[Row]
 
 STATEMENT_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 3
@@ -58,8 +56,8 @@ class Reader:
         self._conninfo = conninfo
         self._session = session
         self._free = asyncio.Semaphore(connections)
-        self._idle: deque[Cursor] = deque()
-        self._busy: set[Cursor] = set()
+        self._idle: deque[Wire] = deque()
+        self._busy: set[Wire] = set()
         self._closed = False
 
     @property
@@ -79,14 +77,22 @@ class Reader:
 
     async def fetch(self, query: str, *args: object) -> list[Row]:
         """All rows of one statement with ``$1`` placeholders; see ``doing`` for which ones may be sent so."""
-        return await self.doing(lambda cursor: _rows(cursor, query, args))
+        return await self._twice(lambda wire: wire.rows(query, args, ANSWER_TIMEOUT_S))
 
     async def doing(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
         """What ``work`` answers, given a connection of its own in autocommit mode. Where the connection turns out to be
         broken it is done once more on another one, so it must be work that may be done twice: reading, or writing the
         same again."""
+
+        async def by_driver(wire: Wire) -> T:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await work(wire.by_driver())
+
+        return await self._twice(by_driver)
+
+    async def _twice(self, work: Callable[[Wire], Awaitable[T]]) -> T:
         try:
-            return await self._with_cursor(work)
+            return await self._once(work)
         except (psycopg.errors.QueryCanceled, TimeoutError) as error:
             raise Unavailable(str(error)) from error
         # FeatureNotSupported: "cached plan must not change result type", after a read table was replaced.
@@ -94,14 +100,10 @@ class Reader:
             # The server may have restarted: then the other idle connections are dead too.
             await self._drop_idle()
         try:
-            return await self._with_cursor(work)
+            return await self._once(work)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
             await self._drop_idle()
             raise Unavailable(str(error)) from error
-
-    async def _with_cursor(self, work: Callable[[Cursor], Awaitable[T]]) -> T:
-        async with self._cursor() as cursor, asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await work(cursor)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Cursor]:
@@ -109,40 +111,57 @@ class Reader:
         try:
             # Nothing is lost with a connection that proves to be broken before there is a transaction.
             await self.fetch("select 1")
-            async with self._cursor() as cursor, asyncio.timeout(ANSWER_TIMEOUT_S):
-                await cursor.execute(b"begin")
-                try:
-                    yield cursor
-                except Exception:
-                    if not cursor.connection.closed:
-                        with suppress(psycopg.Error):
-                            await cursor.execute(b"rollback")
-                    raise
-                await cursor.execute(b"commit")
+            wire = await self._take()
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    cursor = wire.by_driver()
+                    await cursor.execute(b"begin")
+                    try:
+                        yield cursor
+                    except Exception:
+                        if not cursor.connection.closed:
+                            with suppress(psycopg.Error):
+                                await cursor.execute(b"rollback")
+                        raise
+                    await cursor.execute(b"commit")
+            except asyncio.CancelledError:
+                await wire.close()
+                raise
+            finally:
+                await self._give_back(wire)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
             await self._drop_idle()
             raise Unavailable(str(error)) from error
 
-    @asynccontextmanager
-    async def _cursor(self) -> AsyncIterator[Cursor]:
-        await self._take_turn()
-        cursor: Cursor | None = None
+    async def _once(self, work: Callable[[Wire], Awaitable[T]]) -> T:
+        wire = await self._take()
         try:
-            cursor = self._idle.pop() if self._idle else await self._connect()
-            self._busy.add(cursor)
-            try:
-                yield cursor
-            except asyncio.CancelledError:
-                # In the middle of a query: what the connection would answer next is not known.
-                await cursor.connection.close()
-                raise
+            return await work(wire)
+        except asyncio.CancelledError:
+            # In the middle of a query: what the connection would answer next is not known.
+            await wire.close()
+            raise
         finally:
-            if cursor is not None:
-                self._busy.discard(cursor)
-                if self._closed or cursor.connection.info.transaction_status is not TransactionStatus.IDLE:
-                    await cursor.connection.close()
-                else:
-                    self._idle.append(cursor)
+            await self._give_back(wire)
+
+    async def _take(self) -> Wire:
+        await self._take_turn()
+        try:
+            wire = self._idle.pop() if self._idle else await self._connect()
+        except BaseException:
+            self._free.release()
+            raise
+        self._busy.add(wire)
+        return wire
+
+    async def _give_back(self, wire: Wire) -> None:
+        self._busy.discard(wire)
+        try:
+            if self._closed or not wire.idle:
+                await wire.close()
+            else:
+                self._idle.append(wire)
+        finally:
             self._free.release()
 
     async def _take_turn(self) -> None:
@@ -160,7 +179,7 @@ class Reader:
             self.waiting -= 1
             self.wait_seconds += time.monotonic() - began
 
-    async def _connect(self) -> Cursor:
+    async def _connect(self) -> Wire:
         connection = await psycopg.AsyncConnection.connect(
             self._conninfo,
             autocommit=True,
@@ -176,17 +195,11 @@ class Reader:
         except BaseException:
             await connection.close()
             raise
-        return psycopg.AsyncRawCursor(connection)
+        return Wire(connection)
 
     async def _drop_idle(self) -> None:
         while self._idle:
-            await self._idle.pop().connection.close()
-
-
-async def _rows(cursor: Cursor, query: str, args: Sequence[object]) -> list[Row]:
-    await cursor.execute(query.encode(), args)
-    # Whether it answers rows: a description of their columns takes as long as they do.
-    return await cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
+            await self._idle.pop().close()
 
 
 class Coalesced(Generic[K]):
@@ -238,7 +251,7 @@ class Coalesced(Generic[K]):
 
     async def _run(self, taken: _Waiting[K]) -> None:
         try:
-            rows = {row[0]: row[1:] for row in await self._reader.fetch(self._query, list(taken))}
+            rows = {row[0]: row[1:] for row in await self._reader.fetch(self._query, array(taken))}
         except asyncio.CancelledError:
             _fail(taken, Unavailable("the read was cancelled"))
             raise

@@ -64,6 +64,5 @@ def utc_now() -> datetime:
 
 def services(request: Request[Any, Any, Any]) -> Services:
     """The services of the application that answers the request."""
-    found = request.app.state["services"]
-    assert isinstance(found, Services)
+    found: Services = request.scope["litestar_app"].state["services"]
     return found

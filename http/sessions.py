@@ -17,8 +17,8 @@ from modledger.http.errors import Problem, unauthenticated
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.keys import caller_of
 from modledger.http.parameters import header_values
-from modledger.http.reader import Row
 from modledger.http.services import Services, services
+from modledger.http.wire import Row
 from modledger.projections import profile as profiles
 
 COOKIE = "hsession"
@@ -36,7 +36,7 @@ VIEWERS = f"""
         (select notification_id from ledger where originator_id = 'user:' || s.user_id
             order by originator_version desc limit 1),
         (select notification_id from projection_tracking where application_name = 'profile'),
-        a.last_activity_at, {profiles.COLUMNS}
+        a.last_activity_at, {profiles.SHOWN}
     from sessions s
     left join profiles p on p.user_id = s.user_id
     left join user_activity a on a.user_id = s.user_id
@@ -49,7 +49,7 @@ USERS = f"""
         (select notification_id from ledger where originator_id = 'user:' || asked.key
             order by originator_version desc limit 1),
         (select notification_id from projection_tracking where application_name = 'profile'),
-        a.last_activity_at, {profiles.COLUMNS}
+        a.last_activity_at, {profiles.SHOWN}
     from unnest((select $1::bigint[])) as asked (key)
     left join profiles p on p.user_id = asked.key
     left join user_activity a on a.user_id = asked.key
@@ -68,19 +68,16 @@ FORGET = """
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks. ``written`` is the last ledger position that this user wrote over HTTP, ``head`` the last of the user's
-    own stream; ``found`` the profile, at a position not below ``head``."""
+    own stream; ``found`` the profile, at a position not below ``head``; ``level`` 0 User … 3 Owner, 0 without
+    events."""
 
     user_id: int
     token_hash: bytes
     written: int
     head: int
     found: profiles.Found
+    level: int
     restricted: bool
-
-    @property
-    def level(self) -> int:
-        """0 User … 3 Owner; a user without events has 0."""
-        return USER if self.found.profile is None else self.found.profile.level
 
 
 # -- tokens
@@ -184,9 +181,17 @@ async def authenticate(request: Request[Any, Any, Any], level: int, *, restricte
     token = token_of(request)
     if token is None:
         raise unauthenticated()
-    viewer = await _viewer(services(request), hash_of(token))
-    if viewer is None:
+    has, token_hash = services(request), hash_of(token)
+    row, now = await has.viewers.load(token_hash), has.clock()
+    if row is None or row[1] <= now:
         raise unauthenticated()
+    viewer = _viewer_of(token_hash, row, now)
+    # A level that was taken away or a ban is in force at the next request, however far behind the projector is.
+    if viewer.found.position < viewer.head:
+        later = await _viewer(has, token_hash)
+        if later is None:
+            raise unauthenticated()
+        viewer = later
     # Before any refusal: the log names who was refused.
     request.scope["user"] = viewer
     if viewer.restricted and not restricted_too:
@@ -221,7 +226,7 @@ async def _viewer(has: Services, token_hash: bytes) -> Viewer | None:
         row = await has.viewers.load(token_hash)
         return None if row is None or row[1] <= now else _viewer_of(token_hash, row, now)
 
-    # A level that was taken away or a ban is in force at the next request, however far behind the projector is.
+    # As in ``authenticate``.
     return await fresh(
         read,
         lambda viewer: 0 if viewer is None else viewer.found.position,
@@ -231,15 +236,17 @@ async def _viewer(has: Services, token_hash: bytes) -> Viewer | None:
 
 
 def _viewer_of(token_hash: bytes, row: Row, now: datetime) -> Viewer:
-    user_id, _, written, head, *rest = row
-    found = profiles.found((user_id, *rest))
+    user_id, _, written, head = row[:4]
+    found = profiles.found_shown(user_id, row[4:])
+    person = found.profile
     return Viewer(
         user_id=user_id,
         token_hash=token_hash,
         written=written or 0,
         head=head or 0,
         found=found,
-        restricted=found.profile is not None and profiles.state(found.profile, now) != 0,
+        level=USER if person is None else person.level,
+        restricted=person is not None and profiles.state(person, now) != 0,
     )
 
 
@@ -250,7 +257,7 @@ async def current_user(has: Services, user_id: int, required: int = 0) -> profil
     async def read() -> tuple[int, profiles.Found]:
         row = await has.users.load(user_id)
         assert row is not None
-        return max(row[0] or 0, required), profiles.found((user_id, *row[1:]))
+        return max(row[0] or 0, required), profiles.found_shown(user_id, row[1:])
 
     _, found = await fresh(
         read, lambda both: both[1].position, lambda both: both[0], progress_of(has.checkpoints, "profile")

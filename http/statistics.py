@@ -9,9 +9,9 @@ from litestar import Response
 from modledger.http.answers import reply, required_position
 from modledger.http.endpoints import OPEN, AnyRequest, read
 from modledger.http.freshness import fresh, progress_of
-from modledger.http.reader import Cursor
 from modledger.http.services import services
 from modledger.http.views import Moment, View, whole
+from modledger.http.wire import Cursor
 from modledger.projections import bots, guilds, profile
 
 APPLICATION = "modledger"

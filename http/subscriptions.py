@@ -17,9 +17,9 @@ from modledger.http.endpoints import STAFF, AnyRequest, command, read
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.parameters import GuildId, Reason, UserId
 from modledger.http.punishments import ReasonBody
-from modledger.http.reader import Cursor
 from modledger.http.services import services
 from modledger.http.views import ActiveSubscriptionsView, MessageView, SubscriberView, whole_or_none
+from modledger.http.wire import Cursor
 from modledger.projections import guilds, profile
 from modledger.projections.profile import Subscribed
 

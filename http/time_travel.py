@@ -15,7 +15,7 @@ from modledger.http.freshness import fresh, progress_of
 from modledger.http.services import services
 from modledger.projections import history_search, past, time_travel
 from modledger.projections.guilds import Guild, Owned
-from modledger.projections.profile import Profile
+from modledger.projections.profile import Person
 from modledger.projections.search import Page, Search
 from modledger.projections.time_travel import Instant
 
@@ -51,8 +51,8 @@ def asked_moment(request: AnyRequest, as_of: datetime | None, known_at: datetime
 
 
 async def past_user(
-    request: AnyRequest, who: int | str, at: Instant, sees_detail: Callable[[Profile], bool]
-) -> tuple[past.User, Profile]:
+    request: AnyRequest, who: int | str, at: Instant, sees_detail: Callable[[Person], bool]
+) -> tuple[past.User, Person]:
     """A user as of the moment, by id or name (as ``past.user``), and the row. Raises Problem 404, and 503 after 2
     seconds behind what the request has to be as fresh as."""
     has, required = services(request), required_position(request)

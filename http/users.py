@@ -21,7 +21,7 @@ from modledger.http.sessions import Viewer
 from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_user
 from modledger.http.views import FoundUserView, PublicUserView, UserRecordView, UsersView, whole
 from modledger.projections import profile
-from modledger.projections.profile import Found, Profile
+from modledger.projections.profile import Found, Person
 from modledger.projections.time_travel import Instant
 from modledger.projections.user_search import Page, Search, find, statement
 
@@ -29,7 +29,7 @@ _PUBLIC_KEYS = ("discord_id", "username", "avatar_url", "subscription_tier", "so
 PUBLIC_USER_EXAMPLE = {key: USER_EXAMPLE[key] for key in _PUBLIC_KEYS}
 
 
-def public_fields(row: Profile, now: datetime) -> dict[str, Any]:
+def public_fields(row: Person, now: datetime) -> dict[str, Any]:
     """The 7 keys that anybody may see, in their order, as they are at ``now``."""
     return {
         "discord_id": str(row.user_id),
@@ -42,7 +42,7 @@ def public_fields(row: Profile, now: datetime) -> dict[str, Any]:
     }
 
 
-def _sees_detail(request: AnyRequest, target: Profile) -> bool:
+def _sees_detail(request: AnyRequest, target: Person) -> bool:
     return isinstance(request.user, Viewer) and sees_detail(request.user, target)
 
 
@@ -69,7 +69,7 @@ async def get_user(
     async def by_id() -> Found:
         row = await has.users.load(user_id)
         assert row is not None
-        return profile.found((user_id, *row[1:]))
+        return profile.found_shown(user_id, row[1:])
 
     found = await fresh(
         by_id, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "profile")

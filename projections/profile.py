@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -101,6 +101,52 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     banned_until: datetime | None = None
     timeout_until: datetime | None = None
     held: int = 0
+    created_at: datetime
+    updated_at: datetime
+
+
+class Person(Protocol):
+    """What anybody is shown of a user, of which ``Profile`` is more."""
+
+    @property
+    def user_id(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def username(self) -> str | None: ...
+    @property
+    def avatar_url(self) -> str | None: ...
+    @property
+    def level(self) -> int: ...
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def tier(self) -> int: ...
+    @property
+    def tier_until(self) -> datetime | None: ...
+    @property
+    def banned_until(self) -> datetime | None: ...
+    @property
+    def timeout_until(self) -> datetime | None: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def updated_at(self) -> datetime: ...
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A person as the look-ups of single users read them: half of a row, and a third of what reading a row takes."""
+
+    user_id: int
+    version: int
+    username: str | None
+    avatar_url: str | None
+    level: int
+    prefix: str
+    tier: int
+    tier_until: datetime | None
+    banned_until: datetime | None
+    timeout_until: datetime | None
     created_at: datetime
     updated_at: datetime
 
@@ -256,33 +302,35 @@ def profile_of(user: User) -> Profile | None:
 # -- at a point in time
 
 
-def state(profile: Profile, now: datetime) -> int:
+def state(profile: Person, now: datetime) -> int:
     """0 Active, 1 Timeout, 2 Banned, exact to the second of an end (api.md §3)."""
     if profile.banned_until is not None and profile.banned_until > now:
         return 2
     return 1 if profile.timeout_until is not None and profile.timeout_until > now else 0
 
 
-def tier(profile: Profile, now: datetime) -> int:
+def tier(profile: Person, now: datetime) -> int:
     """0 Basic, 1 Trial, 2 Premium, 3 Lifetime; Basic from the very end on."""
     return standing.tier_now(profile.tier, profile.tier_until, now)
 
 
-def subscription_expires_at(profile: Profile, now: datetime) -> datetime | None:
+def subscription_expires_at(profile: Person, now: datetime) -> datetime | None:
     """The end of a running trial or premium tier; None for Basic and Lifetime."""
     return None if tier(profile, now) in (0, LIFETIME) else profile.tier_until
 
 
-def updated_at(profile: Profile, now: datetime) -> datetime:
+def updated_at(profile: Person, now: datetime) -> datetime:
     """The last change of the profile, ends included that have come since the last event."""
+    if profile.tier_until is None and profile.timeout_until is None and profile.banned_until is None:
+        return profile.updated_at
     return standing.updated_now(
         profile.updated_at, (profile.tier_until, profile.timeout_until, profile.banned_until), now
     )
 
 
 # -- queries, for psycopg's raw cursors ($1). Each answers one line per key asked for, in any order: the key, the
-#    checkpoint of `profile` (None before its first batch), the profile's columns (all None: no such user) and the last
-#    activity.
+#    checkpoint of `profile` (None before its first batch), the last activity, and the profile's columns or those that
+#    are shown (all None: no such user).
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -291,16 +339,17 @@ class Found(msgspec.Struct, frozen=True):
 
     key: int | str
     position: int
-    profile: Profile | None
+    profile: Person | None
     last_activity_at: datetime | None
 
 
 COLUMNS = ", ".join(f"p.{column}" for column in TABLE.columns)
+SHOWN = ", ".join(f"p.{column}" for column in Shown.__struct_fields__)
 POSITION = "(select notification_id from projection_tracking where application_name = 'profile')"
 
 # $1 text[] of name_key(): the user who took the name last. profiles_name, user_activity_pkey
 BY_NAMES = f"""
-    select asked.key, {POSITION}, a.last_activity_at, {COLUMNS}
+    select asked.key, {POSITION}, a.last_activity_at, {SHOWN}
     from unnest((select $1::text[])) as asked (key)
     left join lateral (
         select * from profiles where username_key = asked.key order by named_at desc, user_id limit 1
@@ -318,12 +367,20 @@ BY_IDS = f"""
 
 
 def found(row: Sequence[Any]) -> Found:
-    """One line of BY_NAMES or BY_IDS."""
+    """One line of BY_IDS."""
     key, position, last_activity_at, *columns = row
     if columns[0] is None:
         return Found(key, position or 0, None, None)
     profile = row_of(columns)
     return Found(key, position or 0, profile, last_activity_at or profile.created_at)
+
+
+def found_shown(key: int | str, row: Sequence[Any]) -> Found:
+    """One line of BY_NAMES after its key, or of another query that ends with POSITION, the last activity and SHOWN."""
+    if row[2] is None:
+        return Found(key, row[0] or 0, None, None)
+    person = Shown(*row[2:])
+    return Found(key, row[0] or 0, person, row[1] or person.created_at)
 
 
 def row_of(columns: Sequence[Any]) -> Profile:

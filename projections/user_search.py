@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 
 from modledger.projections import cursors, name_search
 from modledger.projections.parameters import Parameters
-from modledger.projections.profile import COLUMNS, FIRST_END, POSITION, Found, found
+from modledger.projections.profile import COLUMNS, FIRST_END, POSITION, Found, Profile, found
 
 _NAMED = name_search.Named(table="profiles", id="user_id", key="username_key", code="username_code")
 _ORDER = "order by username_key, user_id"
@@ -256,5 +256,5 @@ def _after(search: Search) -> _Place | None:
 
 
 def _cursor(search: Search, last: Found) -> str:
-    assert last.profile is not None
+    assert isinstance(last.profile, Profile)
     return cursors.encode(_identity(search), _Place(last.profile.username_key, last.profile.user_id))

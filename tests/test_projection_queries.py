@@ -13,7 +13,7 @@ from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import bots, guilds, health, profile, punishments, user_detail
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.due import due_punishments, due_subscriptions
-from modledger.projections.profile import BY_IDS, BY_NAMES, Found, found, name_key
+from modledger.projections.profile import BY_IDS, BY_NAMES, Found, Shown, found, found_shown, name_key
 from modledger.projections.projector import advance
 from modledger.projections.standing import FOREVER
 from modledger.projections.user_detail import Detail, detail_of
@@ -42,7 +42,7 @@ def ask(conn: Connection, query: str, *parameters: object) -> list[tuple[Any, ..
 
 def by_name(conn: Connection, *names: str) -> dict[str, Found]:
     lines = ask(conn, BY_NAMES, [name_key(name) for name in names])
-    return {str(one.key): one for one in map(found, lines)}
+    return {key: found_shown(key, line) for key, *line in lines}
 
 
 def registered(stream: str, name: str, at: Any = NOW) -> Happened:
@@ -61,7 +61,8 @@ def test_a_profile_is_found_by_name_without_regard_to_case_and_by_id(conn: Conne
     assert (anna.profile.user_id, anna.profile.username, anna.position, anna.last_activity_at) == (7, "Anna", 2, NOW)
     assert (named["nobody"].profile, named["nobody"].position) == (None, 2)
     lines = {one.key: one for one in map(found, ask(conn, BY_IDS, [8, 7, 99]))}
-    assert lines[7].profile == anna.profile
+    for field in Shown.__struct_fields__:
+        assert getattr(lines[7].profile, field) == getattr(anna.profile, field)
     assert (lines[99].profile, lines[99].position) == (None, 2)
 
 
@@ -113,7 +114,7 @@ def test_a_row_survives_the_way_into_the_database_and_back(conn: Connection, mem
     )
     (line,) = ask(conn, BY_IDS, [7])
     row = found(line).profile
-    assert row is not None
+    assert isinstance(row, profile.Profile)
     assert row.username == "Ännä \"'\\ \U0001f600 אבג"
     assert row.open_punishments == {2: (3, None), 3: (2, NOW + DAY)}
     assert (profile.state(row, NOW), row.timeout_until) == (2, NOW + DAY)
