@@ -23,8 +23,8 @@ _UNKNOWN_IP = "0.0.0.0"  # noqa: S104 - what history shows for a peer without an
 
 def client_address(request: Request[Any, Any, Any]) -> Address | None:
     """The address of the client; None for a peer without one, such as a Unix socket."""
-    host = request.scope["client"]
-    peer = _peer(host[0]) if host else None
+    client = request.scope.get("client")
+    peer = _peer(client[0]) if client else None
     trusted = services(request).settings.trusted_proxies
     if peer is None or not trusted or not _within(peer, trusted):
         return peer

@@ -244,8 +244,8 @@ def _count_client(request: AnyRequest, kind: Kind) -> Awaitable[None] | None:
     limit = has.limits.get(kind)
     if limit is None:
         return None
-    client = request.scope["client"]
-    if client is None or has.settings.trusted_proxies:
+    client = request.scope.get("client")
+    if not client or has.settings.trusted_proxies:
         key = client_key(kind, client_address(request))
     else:
         key = _peer_key(kind, client[0])

@@ -1,7 +1,7 @@
 """One connection to PostgreSQL, over which the event loop sends one statement at a time by way of libpq alone.
 
 The driver's own cursor builds a query, a wait and its clean-up anew for each statement and tells the loop twice to
-look at the socket; for a short statement that is three quarters of what it costs this process (docs/performance.md).
+look at the socket; for a short statement that is more than half of what it costs this process (docs/performance.md).
 Here statements are prepared when they first come, the loop keeps looking at the socket, and an answer is taken up as
 it arrives. Values go in and out by the driver's own conversions.
 """
@@ -54,6 +54,7 @@ class Wire:
         # By text and types of what is given, as one may mean different statements.
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._prepared = 0
+        self._late = False
         self._results: list[PGresult] = []
         self._answer: asyncio.Future[list[PGresult]] | None = None
 
@@ -75,7 +76,8 @@ class Wire:
     async def rows(self, query: str, args: Sequence[object], seconds: float) -> list[Row]:
         """All rows of one statement with ``$1`` placeholders. Raises psycopg.Error, and TimeoutError without an answer
         in that time; after that, and when it was cancelled, it is not ``idle``."""
-        late = self._loop.call_later(seconds, self._too_late)
+        self._late = False
+        timer = self._loop.call_later(seconds, self._too_late)
         try:
             given, types, formats = self._dumped(args)
             name = self._names.get((query, types)) or await self._prepare(query, types)
@@ -88,7 +90,7 @@ class Wire:
             self._pg.send_query_prepared(await self._prepare(query, types), given, formats)
             return self._loaded(await self._answered())
         finally:
-            late.cancel()
+            timer.cancel()
 
     def _dumped(self, args: Sequence[object]) -> tuple[Sequence[Buffer | None], tuple[int, ...], Sequence[Format]]:
         if not args:
@@ -116,6 +118,8 @@ class Wire:
         self._answer = self._loop.create_future()
         if self._pg.flush():
             self._loop.add_writer(self._socket, self._writable)
+        if self._late:
+            self._too_late()
         return self._answer
 
     def _writable(self) -> None:
@@ -147,6 +151,8 @@ class Wire:
             self._answer.set_exception(error)
 
     def _too_late(self) -> None:
+        # Also for what is asked next, where this comes between two questions.
+        self._late = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(TimeoutError("the database did not answer in time"))
 
