@@ -27,6 +27,9 @@ BUCKET: Final = 8 * SPAN
 BLOCK: Final = 16
 BLOCKS: Final = {ENDED_KNOWN: 12, ENDED_DATED: 13, EXPIRES: 14}
 
+# From so many marks on it is cheaper to put their lines together here than to have PostgreSQL set bit by bit.
+MANY: Final = 100
+
 Mark = tuple[int, int, int]
 
 
@@ -61,6 +64,13 @@ _SET = f"""
     insert into {{table}} as m (kind, value, span, bits) {_BITS}
     on conflict (kind, value, span) do update set bits = m.bits | excluded.bits
 """
+# Lines instead of marks. The primary key, all three.
+_SET_LINES = f"""
+    insert into {{table}} as m (kind, value, span, bits)
+    select kind, value, span, bits
+    from json_to_recordset(%s) as n (kind smallint, value bigint, span bigint, bits bit({SPAN}))
+    on conflict (kind, value, span) do update set bits = m.bits | excluded.bits
+"""  # noqa: S608
 _FORGET = f"""
     delete from {{table}} m using ({_BITS}) n
     where m.kind = n.kind and m.value = n.value and m.span = n.span and m.bits & ~n.bits = 0::bit({SPAN})
@@ -74,10 +84,28 @@ _CLEAR = f"""
 def write(cursor: Cursor, set_: Collection[Mark], cleared: Collection[Mark], of: Table = TABLE) -> None:
     """Sets and clears these bits; no mark may be among both. A line without any is forgotten: its word may have been
     erased, and a digest of a word can be guessed."""
+    if len(set_) >= MANY:
+        cursor.execute(_SET_LINES.format(table=of.name).encode(), (_lines(set_),))
+        set_ = ()
     for marks, statement in ((set_, _SET), (cleared, _FORGET), (cleared, _CLEAR)):
         if marks:
             found = [{"kind": kind, "value": value, "id": id_} for kind, value, id_ in marks]
             cursor.execute(statement.format(table=of.name).encode(), (msgspec.json.encode(found).decode(),))
+
+
+def _lines(marks: Collection[Mark]) -> str:
+    """The lines that have these marks and no other, as JSON."""
+    lines: dict[tuple[int, int, int], bytearray] = {}
+    for kind, value, id_ in marks:
+        key = (kind, value, id_ // SPAN)
+        if (line := lines.get(key)) is None:
+            line = lines[key] = bytearray(SPAN // 8)
+        line[id_ % SPAN >> 3] |= 0x80 >> (id_ & 7)
+    found = [
+        {"kind": kind, "value": value, "span": span, "bits": f"x{line.hex()}"}
+        for (kind, value, span), line in lines.items()
+    ]
+    return msgspec.json.encode(found).decode()
 
 
 def marked(kind: int, value: str, of: Table = TABLE) -> str:

@@ -59,8 +59,9 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``; it adds up,
     so that rows may come in any order, best in that of the columns ``along``, which begin an index of the table and
     tell rows apart (without any: those of the primary key). ``slices``, by the name of the table beside, is what a
-    sample of it is verified by. ``version`` goes up when the same events are to give other rows: then the tables are
-    folded anew.
+    sample of it is verified by; ``inserts`` names those into which ``also`` only inserts for rows that were not there
+    before, so that a rebuild needs no key to fill them by. ``version`` goes up when the same events are to give other
+    rows: then the tables are folded anew.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     beside: tuple[Table, ...] = ()
     along: tuple[str, ...] = ()
     slices: Mapping[str, Slice] = {}
+    inserts: frozenset[str] = frozenset()
     version: int = 1
 
 

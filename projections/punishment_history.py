@@ -54,6 +54,7 @@ def _without_text(change: Change) -> Change:
 def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) -> None:
     """Brings the tables beside ``punishment_histories`` along with these changes of rows."""
     gone: list[dict[str, Any]] = []
+    first: list[Version] = []
     new: list[Version] = []
     set_: list[marks.Mark] = []
     cleared: list[marks.Mark] = []
@@ -65,10 +66,13 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
         later = versions(after.stream, after.changes)
         history_counts.add(counts, earlier, -1)
         history_counts.add(counts, later, 1)
-        was = {one.place: one for one in earlier}
-        new += [one for one in later if was.get(one.place) != one]
-        left = was.keys() - {one.place for one in later}
-        gone += [{"stream": after.stream, "number": after.number, "place": place} for place in sorted(left)]
+        if before is None:
+            first += later
+        else:
+            was = {one.place: one for one in earlier}
+            new += [one for one in later if was.get(one.place) != one]
+            left = was.keys() - {one.place for one in later}
+            gone += [{"stream": after.stream, "number": after.number, "place": place} for place in sorted(left)]
         bore, bears = _words(earlier), _words(later)
         made += bears - bore
         lost += bore - bears
@@ -82,6 +86,8 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
             " where v.stream = g.stream and v.number = g.number and v.place = g.place",
             (msgspec.json.encode(gone).decode(),),
         )
+    if first:
+        cursor.execute(_INSERT, (msgspec.json.encode(first).decode(),))
     if new:
         cursor.execute(_UPSERT, (msgspec.json.encode(new).decode(),))
     set_ += [(marks.WORD, word, position) for word, position in reason_words.numbered(made)]
@@ -93,12 +99,12 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
 
 _COLUMNS = ", ".join(VERSIONS.columns)
 _LATER = ", ".join(f"{column} = excluded.{column}" for column in VERSIONS.columns if column not in VERSIONS.primary_key)
-# punishment_versions_pkey
-_UPSERT = (
+_INSERT = (
     f"insert into punishment_versions ({_COLUMNS})"  # noqa: S608
     f" select {_COLUMNS} from json_populate_recordset(null::punishment_versions, %s)"
-    f" on conflict (stream, number, place) do update set {_LATER}"
 ).encode()
+# punishment_versions_pkey
+_UPSERT = _INSERT + f" on conflict (stream, number, place) do update set {_LATER}".encode()
 
 
 def _words(found: Sequence[Version]) -> set[tuple[str, int]]:
@@ -124,6 +130,7 @@ PROJECTOR = Projector(
     fold=fold,
     also=derive,
     beside=(VERSIONS, MARKS, WORDS, history_counts.TABLE),
+    inserts=frozenset({VERSIONS.name}),
     # Neighbours by id share their lines of marks.
     along=("id",),
     slices={

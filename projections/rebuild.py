@@ -21,7 +21,7 @@ from psycopg.rows import class_row, tuple_row
 
 from modledger.domain.ledger import Ledger
 from modledger.projections.catalog import add_primary_key, create_bare
-from modledger.projections.projector import Cursor, Projector, fingerprint
+from modledger.projections.projector import Cursor, Projector, Table, fingerprint
 
 State = Literal["created", "replaying", "catching_up", "verified", "live", "aborted", "dropped"]
 ACTIVE: tuple[State, ...] = ("created", "replaying", "catching_up", "verified")
@@ -221,10 +221,20 @@ def _furnish(cursor: Cursor, place: Place, projector: Projector[Any]) -> None:
         "insert into read_models (projector, fingerprint) values (%s, %s)", (projector.name, fingerprint(projector))
     )
     create_bare(cursor, projector.table)
+    leave_to_vacuum(cursor, projector.table, by_itself=False)
     for table in projector.beside:
         # By its key the table is filled; the other indexes are sooner made of all that is in it.
         create_bare(cursor, table)
-        add_primary_key(cursor, table)
+        leave_to_vacuum(cursor, table, by_itself=False)
+        if table.name not in projector.inserts:
+            add_primary_key(cursor, table)
+
+
+def leave_to_vacuum(cursor: Cursor, table: Table, *, by_itself: bool) -> None:
+    """Lets the server vacuum and analyse the table by itself, or keeps it from that while the table is filled: what is
+    to come would be in vain."""
+    change = "reset (autovacuum_enabled)" if by_itself else "set (autovacuum_enabled = false)"
+    cursor.execute(f"alter table {table.name} {change}".encode())
 
 
 def move(

@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 from modledger.domain.envelope import Recorded
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent
+from modledger.projections.copying import copy_rows
 from modledger.projections.projector import Cursor, FoldFailed, Projector, fold_stream
 from modledger.projections.rebuild import (
     ACTIVE,
@@ -47,9 +48,12 @@ def fold_parts(conninfo: str, projectors: Sequence[Projector[Any]], ledger: Ledg
     one that stands elsewhere, or cannot fold an event, goes by itself after them. Raises ReplayAborted, ReplayRefused
     and ReplayFailed.
     """
-    for number in range(len(projectors)):
-        with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as conn:
-            members = [_member(conn, projector) for projector in projectors[number:]]
+    with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as conn:
+        for number, projector in enumerate(projectors):
+            first = _member(conn, projector)
+            if first.run.folded and first.run.state != "created":
+                continue
+            members = [first, *(_member(conn, other) for other in projectors[number + 1 :])]
             for one in members:
                 if one.run.state == "created":
                     with suppress(ReplayAborted):
@@ -163,21 +167,12 @@ def _rows(cursor: Cursor, member: Member, streams: Sequence[tuple[frozenset[str]
     """Folds these streams, each with its topics, into the rebuild's table; how many rows it got."""
     projector = member.projector
     wanted = projector.topics
-    columns = projector.table.columns
-    in_json = [n for n, kind in enumerate(columns.values()) if kind.startswith("jsonb")]
     rows = [
         row
         for topics, events in streams
         if not topics.isdisjoint(wanted)
         for row in fold_stream(projector, [one for one in events if one.event.TOPIC in wanted]).values()
     ]
-    statement = sql.SQL("copy {} ({}) from stdin").format(
-        sql.Identifier(member.place.shadow, projector.table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    with cursor.copy(statement) as copy:
-        for row in rows:
-            values = list(msgspec.structs.astuple(row))
-            for n in in_json:
-                values[n] = msgspec.json.encode(values[n]).decode()
-            copy.write_row(values)
+    if rows:
+        copy_rows(cursor, sql.Identifier(member.place.shadow, projector.table.name), projector.table.columns, rows)
     return len(rows)

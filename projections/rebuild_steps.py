@@ -30,6 +30,7 @@ from modledger.projections.rebuild import (
     beside,
     current,
     fail,
+    leave_to_vacuum,
     move,
     search,
 )
@@ -145,6 +146,8 @@ def _settle(conn: psycopg.Connection[Any], place: Place, projector: Projector[An
         cursor = conn.cursor(row_factory=tuple_row)
         # First, as whoever aborts does: its row before any of the tables, or each would wait for the other.
         move(cursor, place, run.run, ["replaying"], "catching_up")
+        for table in (projector.table, *projector.beside):
+            leave_to_vacuum(cursor, table, by_itself=True)
         # projection_tracking_pkey
         cursor.execute(
             "insert into projection_tracking values (%s, %s)"

@@ -88,6 +88,13 @@ def indexes(conn: psycopg.Connection) -> list[Any]:
     ).fetchall()
 
 
+def options(conn: psycopg.Connection) -> list[Any]:
+    """How full pages are made, and whether vacuum leaves a table alone."""
+    return conn.execute(
+        "select relname, reloptions from pg_class where relnamespace = 'public'::regnamespace order by 1"
+    ).fetchall()
+
+
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=histories(least=5, most=60))
 def test_a_rebuild_gives_the_tables_that_following_the_ledger_gives(
@@ -106,13 +113,13 @@ def test_a_rebuild_gives_the_tables_that_following_the_ledger_gives(
         assert contents(conn, TABLES) == live
 
 
-def test_the_new_tables_have_the_indexes_of_the_old_ones(ledger: PostgresLedger, database: str) -> None:
+def test_the_new_tables_have_the_indexes_and_the_options_of_the_old_ones(ledger: PostgresLedger, database: str) -> None:
     fill(ledger, history(500))
     catch_up(ledger, database, PROJECTORS)
     with psycopg.connect(database, autocommit=True) as conn:
-        before, live = indexes(conn), contents(conn, TABLES)
+        before, live = (indexes(conn), options(conn)), contents(conn, TABLES)
         rebuilt(ledger, database)
-        assert indexes(conn) == before
+        assert (indexes(conn), options(conn)) == before
         assert contents(conn, TABLES) == live
 
 

@@ -22,6 +22,7 @@ from modledger.projections.rebuild import (
     abort,
     beside,
     create_replay,
+    current,
     drop,
     place_of,
     replays,
@@ -30,7 +31,7 @@ from modledger.projections.rebuild_folding import fold_parts
 from modledger.projections.rebuild_steps import Followed, finish, promote
 from modledger.workers.collector import collected_seldom
 from modledger.workers.replay_progress import of_rebuild, watched
-from modledger.workers.turn import is_taken, take_free_turn, wait_for_turn
+from modledger.workers.turn import end_turn, is_taken, take_free_turn, wait_for_turn
 
 log = structlog.get_logger()
 
@@ -62,15 +63,28 @@ def run_replays(
         fold_parts(conninfo, projectors, ledger, stop)
         if not stop.is_set():
             finish_free(ledger, conninfo, projectors, stop)
-        return [_finish(ledger, conninfo, projector, stop) for projector in projectors]
+        with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
+            return [
+                _verified(connection, projector) or _finish(ledger, conninfo, projector, stop)
+                for projector in projectors
+            ]
 
 
 def finish_free(ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event) -> None:
     """Finishes the rebuilds that nobody else is at, one after the other; raises as ``run_replay``."""
-    for projector in projectors:
-        with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
-            if not stop.is_set() and take_free_turn(connection, f"replay {projector.name}"):
-                finish(conninfo, projector, ledger, _followed(projector))
+    with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
+        for projector in projectors:
+            name = f"replay {projector.name}"
+            if stop.is_set() or _verified(connection, projector) or not take_free_turn(connection, name):
+                continue
+            finish(conninfo, projector, ledger, _followed(projector))
+            end_turn(connection, name)
+
+
+def _verified(connection: psycopg.Connection, projector: Projector[Any]) -> Replay | None:
+    """The rebuild, where it has come so far already. Raises ReplayRefused when there is none."""
+    found = current(connection, place_of(connection, projector.name), projector)
+    return found if found.state in ("verified", "live") else None
 
 
 def _finish(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:

@@ -41,6 +41,11 @@ def take_free_turn(connection: psycopg.Connection, name: str) -> bool:
     return row is not None and bool(row[0])
 
 
+def end_turn(connection: psycopg.Connection, name: str) -> None:
+    """Lets another be active under that name, which this connection (autocommit) is."""
+    connection.execute("select pg_advisory_unlock(%s)", (turn_key(name),))
+
+
 def wait_for_turn(connection: psycopg.Connection, name: str, stop: threading.Event) -> bool:
     """Blocks until this connection (autocommit) is the only active one under that name; False when stopped first.
 
