@@ -50,23 +50,30 @@ PROMOTION_TRIES = 100
 Followed = Callable[[psycopg.Connection[Any]], bool]
 
 
-def finish(conninfo: str, projector: Projector[Any], ledger: Ledger, followed: Followed) -> Replay:
+def finish(
+    conninfo: str,
+    projector: Projector[Any],
+    ledger: Ledger,
+    followed: Followed,
+    between: Callable[[], None],
+) -> Replay:
     """All that comes after the folding of the streams, up to ``verified``. For one process at a time, which the caller
     sees to; goes on where another was killed. ``followed`` says whether the tables that are read are brought up to the
-    ledger by somebody, so that waiting for them has an end. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
+    ledger by somebody, so that waiting for them has an end. ``between`` is called from batch to batch, and may raise to
+    end it there. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
     with beside(conninfo, projector.name) as (conn, place):
         run = current(conn, place, projector)
         try:
             if run.state == "replaying" and run.folded:
                 _index(conn, place, projector.table)
-                _derive(conn, place, projector, run)
+                _derive(conn, place, projector, run, between)
                 for table in projector.beside:
                     _index(conn, place, table)
                 _settle(conn, place, projector, run)
                 run = current(conn, place, projector)
             if run.state == "catching_up":
                 _catch_up(conn, projector, ledger)
-                note = _verify(conn, conninfo, place, projector, ledger, followed)
+                note = _verify(conn, conninfo, place, projector, ledger, followed, between)
                 move(conn.cursor(row_factory=tuple_row), place, run.run, ["catching_up"], "verified", note=note)
         except (FoldFailed, UnreadableEvent, ReplayFailed) as error:
             fail(conn, place, run.run, str(error))
@@ -98,7 +105,13 @@ def _index(conn: psycopg.Connection[Any], place: Place, table: Table) -> None:
         search(cursor, place.shadow)
 
 
-def _derive(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], run: Replay) -> None:
+def _derive(
+    conn: psycopg.Connection[Any],
+    place: Place,
+    projector: Projector[Any],
+    run: Replay,
+    between: Callable[[], None],
+) -> None:
     """Makes the tables beside from the rows, in batches along an index."""
     if projector.also is None:
         return
@@ -110,6 +123,7 @@ def _derive(conn: psycopg.Connection[Any], place: Place, projector: Projector[An
     decoder = msgspec.json.Decoder(list[projector.row])  # type: ignore[name-defined]
     replays = place.at_home("replays")
     while True:
+        between()
         with conn.transaction():
             found = cursor.execute(
                 sql.SQL("select derived from {} where run = %s for update").format(replays), (run.run,)
@@ -168,13 +182,14 @@ def _verify(
     projector: Projector[Any],
     ledger: Ledger,
     followed: Followed,
+    between: Callable[[], None],
 ) -> str:
     """Whether the rebuilt tables are right: equal to those that are read, or else to a fresh fold of the ledger.
     Answers what it found; raises ReplayFailed."""
     differing = _differing_from_live(conn, conninfo, place, projector, ledger, followed)
     if differing == 0:
         return "equal to the tables that are read, both ways"
-    found = next(verify_projector(conninfo, projector, ledger, schema=place.shadow), None)
+    found = next(verify_projector(conninfo, projector, ledger, schema=place.shadow, between=between), None)
     if found is not None:
         raise ReplayFailed(f"the rebuilt tables are not what the ledger says: {found.place()}")
     if differing is None:

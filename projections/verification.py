@@ -7,7 +7,7 @@ comes by; so what differs is looked at again once it has.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, LiteralString
 
@@ -55,15 +55,22 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify_projector(
-    conninfo: str, projector: Projector[Any], ledger: Ledger, *, schema: str | None = None
+    conninfo: str,
+    projector: Projector[Any],
+    ledger: Ledger,
+    *,
+    schema: str | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Iterator[Difference]:
     """All differences between the projector's tables and the ledger. ``schema``: of tables that stand elsewhere.
+    ``between`` is called from batch to batch, and may raise to end it.
 
     Memory is bounded; live projectors and readers are not held up. Raises LedgerUnavailable and psycopg.Error.
     """
     with opened(conninfo, schema) as conn:
         after, limit, more = "", BATCH, True
         while more:
+            between()
             try:
                 streams, after, more = _next_differing(conn, projector, ledger, after, limit)
             except UnreadableEvent as error:
@@ -77,7 +84,7 @@ def verify_projector(
                 yield from settled(conn, projector, ledger, streams)
         yield from rows_without_events(conn, projector)
         yield from _twice(conn, projector)
-    yield from verify_derived(conninfo, projector, schema)
+    yield from verify_derived(conninfo, projector, schema, between)
 
 
 @contextmanager
@@ -371,20 +378,28 @@ def _twice(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any])
         yield Difference(subject=projector.name, where=where, field=f"row is there {times} times")
 
 
-def verify_derived(conninfo: str, projector: Projector[Any], schema: str | None = None) -> Iterator[Difference]:
-    """The differences between the tables beside and what the rows give, both of one snapshot."""
+def verify_derived(
+    conninfo: str,
+    projector: Projector[Any],
+    schema: str | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[Difference]:
+    """The differences between the tables beside and what the rows give, both of one snapshot. ``between`` as in
+    ``verify_projector``."""
     if projector.also is None:
         return
     with opened(conninfo, schema) as conn:
         while True:
             with snapshot(conn, projector) as moment:
-                found = list(_derive_and_compare(conn, projector))
+                found = list(_derive_and_compare(conn, projector, between))
             if moment_of(conn, projector).generation == moment.generation:
                 yield from found
                 return
 
 
-def _derive_and_compare(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> Iterable[Difference]:
+def _derive_and_compare(
+    conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any], between: Callable[[], None]
+) -> Iterable[Difference]:
     assert projector.also is not None
     home = home_of(conn)
     cursor = conn.cursor(row_factory=tuple_row)
@@ -398,6 +413,7 @@ def _derive_and_compare(conn: psycopg.Connection[tuple[Any, ...]], projector: Pr
             )
         )
         while batch := rows.fetchmany(BATCH):
+            between()
             found = [row_of(projector, text) for (text,) in batch]
             # Of a row that does not fit, the comparison of rows tells.
             projector.also(cursor, [(None, row) for row in found if not isinstance(row, Unfit)])

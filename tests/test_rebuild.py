@@ -37,7 +37,7 @@ from modledger.projections.rebuild import (
 from modledger.projections.rebuild_folding import fold_parts
 from modledger.projections.rebuild_steps import finish, promote
 from modledger.projections.verification import verify_projector
-from modledger.workers.replay import promote_replay, run_replay
+from modledger.workers.replay import Stopped, promote_replay, run_replay
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
 from tests.forked import modledger, start
@@ -167,9 +167,36 @@ def test_tables_that_are_behind_are_waited_for_only_while_somebody_brings_them_u
 
     create_replay(database, profile.PROJECTOR, ledger)
     fold_parts(database, [profile.PROJECTOR], ledger, GO_ON)
-    run = finish(database, profile.PROJECTOR, ledger, followed)
+    run = finish(database, profile.PROJECTOR, ledger, followed, lambda: None)
     assert (run.state, run.note) == ("verified", "equal to a fresh fold of the ledger")
     assert answers == []
+
+
+def test_whoever_is_stopped_between_two_batches_leaves_a_rebuild_that_goes_on(
+    ledger: PostgresLedger, database: str
+) -> None:
+    fill(ledger, history(300))
+    create_replay(database, punishments.PROJECTOR, ledger)
+    fold_parts(database, [punishments.PROJECTOR], ledger, GO_ON)
+    stopped, run = 0, None
+    while run is None:
+        try:
+            run = finish(database, punishments.PROJECTOR, ledger, lambda _: False, _stopping_after(stopped))
+        except Stopped:
+            stopped += 1
+    # While the tables beside are derived, streams compared, and what is derived.
+    assert stopped >= 3
+    assert (run.state, run.note) == ("verified", "equal to a fresh fold of the ledger")
+
+
+def _stopping_after(batches: int) -> Callable[[], None]:
+    left = iter(range(batches))
+
+    def between() -> None:
+        if next(left, None) is None:
+            raise Stopped
+
+    return between
 
 
 def test_live_projectors_go_on_from_the_new_tables(

@@ -77,7 +77,7 @@ def finish_free(ledger: Ledger, conninfo: str, projectors: Sequence[Projector[An
             name = f"replay {projector.name}"
             if stop.is_set() or _verified(connection, projector) or not take_free_turn(connection, name):
                 continue
-            finish(conninfo, projector, ledger, _followed(projector))
+            finish(conninfo, projector, ledger, _followed(projector), partial(_unless_stopped, projector.name, stop))
             end_turn(connection, name)
 
 
@@ -89,7 +89,17 @@ def _verified(connection: psycopg.Connection, projector: Projector[Any]) -> Repl
 
 def _finish(ledger: Ledger, conninfo: str, projector: Projector[Any], stop: threading.Event) -> Replay:
     with turn(conninfo, projector.name, stop):
-        return finish(conninfo, projector, ledger, _followed(projector))
+        return finish(conninfo, projector, ledger, _followed(projector), partial(_unless_stopped, projector.name, stop))
+
+
+def stopped(projector: str) -> Stopped:
+    """What there is to say of a rebuild that was stopped."""
+    return Stopped(f"the rebuild of {projector} was stopped: run it again to go on")
+
+
+def _unless_stopped(projector: str, stop: threading.Event) -> None:
+    if stop.is_set():
+        raise stopped(projector)
 
 
 def _followed(projector: Projector[Any]) -> Followed:
@@ -107,7 +117,7 @@ def turn(conninfo: str, projector: str, stop: threading.Event) -> Iterator[None]
     """What only one process may do at a time for that projector, or for ``all``; the others wait. Raises Stopped."""
     with psycopg.connect(conninfo, autocommit=True, application_name=f"modledger replay {projector}") as connection:
         if not wait_for_turn(connection, f"replay {projector}", stop):
-            raise Stopped(f"the rebuild of {projector} was stopped: run it again to go on")
+            raise stopped(projector)
         yield
 
 

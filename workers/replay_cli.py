@@ -34,7 +34,15 @@ from modledger.projections.rebuild import (
 from modledger.projections.rebuild_folding import fold_parts
 from modledger.workers.collector import collected_seldom
 from modledger.workers.opening import Failure, installation, open_ledger
-from modledger.workers.replay import Stopped, finish_free, promote_replay, run_replay, run_replays, turn
+from modledger.workers.replay import (
+    Stopped,
+    finish_free,
+    promote_replay,
+    run_replay,
+    run_replays,
+    stopped,
+    turn,
+)
 from modledger.workers.replay_progress import of_rebuild, of_rebuilds, watched
 from modledger.workers.stopping import stop_on_signals
 
@@ -87,7 +95,7 @@ def run(projection: Projector[Any], processes: int, helping: bool) -> None:
 def _tell(found: Replay) -> None:
     """What a run came to. Raises Stopped where it did not come to its end."""
     if found.state == "replaying":
-        raise Stopped(f"the rebuild of {found.projector} was stopped: run it again to go on")
+        raise stopped(found.projector)
     click.echo(f"{found.projector}: {found.state}" + (f", {found.note}" if found.note else ""))
 
 
