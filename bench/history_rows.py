@@ -142,7 +142,8 @@ def fill_history(conn: psycopg.Connection[Any], rows: int) -> None:
     cursor.execute("analyze positions")
     cursor.execute("create temp table drawn as select * from punishments")
     cursor.execute("truncate punishments")
-    columns = ", ".join("issued" if column == "id" else column for column in punishments.TABLE.columns)
+    of_ledger = {"id": "issued", "ordinal": "row_number() over (order by issued)"}
+    columns = ", ".join(of_ledger.get(column, column) for column in punishments.TABLE.columns)
     cursor.execute(
         f"insert into punishments select {columns} from drawn join positions on n = number order by issued".encode()
     )
@@ -155,16 +156,16 @@ def fill_history(conn: psycopg.Connection[Any], rows: int) -> None:
     cursor.execute(VERSION_MARKS.encode())
     cursor.execute(BLOCKS.encode())
     cursor.execute(HISTORY_COUNTS.encode())
-    cursor.execute("select n, issued, amended from positions")
+    cursor.execute("select n, issued, amended, row_number() over (order by issued) from positions")
     found: list[tuple[str, int]] = []
     of_versions: list[tuple[str, int]] = []
-    for n, issued, amended in cursor.fetchall():
-        found += [(word, issued) for word in words[n]]
+    for n, issued, amended, ordinal in cursor.fetchall():
+        found += [(word, ordinal) for word in words[n]]
         of_versions += [(word, amended or issued) for word in words[n]]
         if amended is not None:
             of_versions += [(word, issued) for word in words[n * 7919 % rows + 1]]
     reason_words.count(cursor, found, ())
-    reason_words.count(cursor, of_versions, (), WORDS)
+    reason_words.count(cursor, of_versions, (), WORDS, marks.POSITIONS)
     cursor.execute("create table recorded as select position, recorded from happened order by 1")
     cursor.execute(
         "insert into projection_tracking (application_name, notification_id)"

@@ -16,12 +16,12 @@ from modledger.workers.demo_words import guild_name, reason, usernames
 NOW: Final = datetime(2026, 11, 1, tzinfo=UTC)
 GUILD, ISSUER, USER = 500, 9_000, 100_000
 
-# A guild with 70,000 cases, a user with 5,000, an issuer of a third of all, 2,000 other issuers, the system for one in
-# twenty. Of those whose end has come one in 2,000 is not recorded yet and half lapsed; the others, and a tenth of the
-# rest, were lifted.
+# Positions as in a ledger, one in 2.7 a punishment's. A guild with 70,000 cases, a user with 5,000, an issuer
+# of a third of all, 2,000 other issuers, the system for one in twenty. Of those whose end has come one in 2,000 is not
+# recorded yet and half lapsed; the others, and a tenth of the rest, were lifted.
 FILL = """
     insert into punishments
-    select (case when of_guild then 'guild:' || subject else 'user:' || subject end), n, n,
+    select (case when of_guild then 'guild:' || subject else 'user:' || subject end), n, n * 27 / 10, n,
         case when not of_guild then subject end, case when of_guild then subject end, type,
         reason, reason_key, issuer, expires_at,
         not ended, case when not ended then expires_at end,
@@ -64,8 +64,9 @@ COUNT = """
 
 
 MARK = f"""
-    insert into punishment_marks
-    select kind, value, id / {marks.SPAN}, bit_or(set_bit(0::bit({marks.SPAN}), mod(id, {marks.SPAN})::int, 1))
+    insert into ordinal_marks
+    select kind, value, ordinal / {marks.ORDINALS},
+        bit_or(set_bit(0::bit({marks.ORDINALS}), mod(ordinal, {marks.ORDINALS})::int, 1))
     from punishments join sampled on n = number, lateral (
         select {marks.WORD}, word from unnest(words) as word
         union all select {marks.ISSUER}, issued_by where issued_by is not null

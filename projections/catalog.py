@@ -75,8 +75,12 @@ def create_missing(conn: psycopg.Connection[Any], projectors: Sequence[Projector
                 (projector.name,),
             )
             cursor.execute("delete from projection_failures where projector = %s", (projector.name,))
-            for table in (projector.table, *projector.beside):
-                cursor.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(table.name)))
+            tables = (projector.table, *projector.beside)
+            # Also those that only another version had: they may say what was erased. read_models_pkey
+            had = cursor.execute("select tables from read_models where projector = %s", (projector.name,)).fetchone()
+            for name in dict.fromkeys([table.name for table in tables] + (had[0] if had else [])):
+                cursor.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(name)))
+            for table in tables:
                 create(cursor, table)
             # read_models_pkey
             cursor.execute(

@@ -168,11 +168,11 @@ def _beyond_cursor(asked: Asked, way: str, parameters: Parameters) -> list[str]:
 
 
 def _as_it_was(at: Then) -> str:
-    """The columns of ``punishments`` of a version ``p``."""
+    """The columns of ``punishments`` of a version ``p``, which has no ordinal."""
     ended = f"({had_ended(at)})"
     lifted = f"case when {ended} and ended_kind <> 'lapsed' then"
     return f"""
-        stream, number, id, user_id, guild_id, type, reason, reason_key, issued_by, expires_at,
+        stream, number, id, null, user_id, guild_id, type, reason, reason_key, issued_by, expires_at,
         not {ended}, case when not {ended} then expires_at end, case when {ended} then ended_kind end,
         {lifted} ended_at end, {lifted} ended_by end, number, created_at,
         case when {ended} then greatest(updated_at, ended_at) else updated_at end
@@ -263,8 +263,9 @@ def _marked(asked: Asked, terms: reason_search.Terms | None) -> list[str]:
         # punishment_versions_position; OFFSET 0 because nothing else is to be tried.
         f"""few as materialized (
             select v.* from (
-                select id as position from ({marks.ids("found")}) of_found union select position from edge where counts
-                union all select id from ({marks.ids("sought")}) of_sought where (select rare from rare)
+                select number as position from ({marks.numbers("found", MARKS)}) of_found
+                union select position from edge where counts
+                union all select number from ({marks.numbers("sought", MARKS)}) of_sought where (select rare from rare)
             ) one cross join lateral (
                 select * from punishment_versions where position = one.position offset 0
             ) v where (select few from decided) and {" and ".join(again)}

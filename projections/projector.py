@@ -48,20 +48,29 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     sums: Mapping[str, LiteralString] = {}
 
 
+class Numbered(msgspec.Struct, frozen=True, kw_only=True):
+    """That each row gets a number when it is written, which the fold does not know: ``column`` says the how-manieth it
+    is in the order of ``along``, from 1 on. Events make rows in that order and none is ever deleted, so no number
+    changes. Both columns have unique indexes."""
+
+    column: str
+    along: str
+
+
 class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     """One read model. ``name`` is its name in the checkpoints, ``topics`` the events that it handles.
 
-    ``key`` names the columns that tell rows apart, beginning with the one that says whose rows they are.
-    ``touches`` gives the key of the row that an event may change; a key cut short stands for all rows beginning
-    with it, None for an event about someone else's read model. Events of the topics ``makes`` always make a row of
-    their own, so that none has to be looked for. ``fold`` answers the rows that the event makes or changes, from the
-    loaded rows of the same subject; it is pure and date-safe, and raises for an event that makes no sense. ``also``
-    writes what is derived from (row before, row after) in the same transaction, into the tables ``beside``; it adds up,
-    so that rows may come in any order, best in that of the columns ``along``, which begin an index of the table and
-    tell rows apart (without any: those of the primary key). ``slices``, by the name of the table beside, is what a
-    sample of it is verified by; ``inserts`` names those into which ``also`` only inserts for rows that were not there
-    before, so that a rebuild needs no key to fill them by. ``version`` goes up when the same events are to give other
-    rows: then the tables are folded anew.
+    ``key`` names the columns that tell rows apart, beginning with the one that says whose rows they are. ``touches``
+    gives the key of the row that an event may change; a key cut short stands for all rows beginning with it, None for
+    an event about someone else's read model. Events of the topics ``makes`` always make a row of their own, so that
+    none has to be looked for. ``fold`` answers the rows that the event makes or changes, from the loaded rows of the
+    same subject; it is pure and date-safe, and raises for an event that makes no sense. ``also`` writes what is derived
+    from (row before, row after) in the same transaction, into the tables ``beside``; it adds up, so that rows may come
+    in any order, best in that of the columns ``along``, which begin an index of the table and tell rows apart (without
+    any: those of the primary key). ``slices``, by the name of the table beside, is what a sample of it is verified by;
+    ``inserts`` names those into which ``also`` only inserts for rows that were not there before, so that a rebuild
+    needs no key to fill them by. ``numbered`` is what the rows are numbered by. ``version`` goes up when the same
+    events are to give other rows: then the tables are folded anew.
     """
 
     name: str
@@ -77,6 +86,7 @@ class Projector(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     along: tuple[str, ...] = ()
     slices: Mapping[str, Slice] = {}
     inserts: frozenset[str] = frozenset()
+    numbered: Numbered | None = None
     version: int = 1
 
 
@@ -299,7 +309,7 @@ def write(cursor: Cursor, projector: Projector[Any], changes: Sequence[tuple[Any
     made = [after for before, after in changes if before is None]
     changed = [after for before, after in changes if before is not None]
     if made:
-        cursor.execute(_insert(table, columns), (_json(made),))
+        cursor.execute(_insert(table, columns, projector.numbered), (_json(made),))
     if changed:
         cursor.execute(_update(table, columns, key), (_json(changed),))
     if changes and projector.also is not None:
@@ -323,10 +333,22 @@ def _rows_by(table: str, columns: tuple[str, ...]) -> bytes:
 
 
 @cache
-def _insert(table: str, columns: tuple[str, ...]) -> bytes:
+def _insert(table: str, columns: tuple[str, ...], numbered: Numbered | None) -> bytes:
+    values: list[sql.Composable] = [sql.Identifier(column) for column in columns]
+    if numbered is not None:
+        # The index of the number. None of these rows comes before one that is there.
+        values[columns.index(numbered.column)] = sql.SQL(
+            "coalesce((select max({column}) from {table}), 0) + row_number() over (order by {along})"
+        ).format(
+            table=sql.Identifier(table), column=sql.Identifier(numbered.column), along=sql.Identifier(numbered.along)
+        )
     return (
-        sql.SQL("insert into {table} ({columns}) select {columns} from json_populate_recordset(null::{table}, %s)")
-        .format(table=sql.Identifier(table), columns=sql.SQL(", ").join(map(sql.Identifier, columns)))
+        sql.SQL("insert into {table} ({columns}) select {values} from json_populate_recordset(null::{table}, %s)")
+        .format(
+            table=sql.Identifier(table),
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            values=sql.SQL(", ").join(values),
+        )
         .as_bytes()
     )
 

@@ -92,7 +92,7 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
         cursor.execute(_UPSERT, (msgspec.json.encode(new).decode(),))
     set_ += [(marks.WORD, word, position) for word, position in reason_words.numbered(made)]
     cleared += [(marks.WORD, word, position) for word, position in reason_words.numbered(lost)]
-    reason_words.count(cursor, made, lost, WORDS)
+    reason_words.count(cursor, made, lost, WORDS, MARKS)
     marks.write(cursor, set_, cleared, MARKS)
     history_counts.write(cursor, counts)
 
@@ -129,14 +129,14 @@ PROJECTOR = Projector(
     touches=punishments.touches,
     fold=fold,
     also=derive,
-    beside=(VERSIONS, MARKS, WORDS, history_counts.TABLE),
+    beside=(VERSIONS, MARKS.table, WORDS, history_counts.TABLE),
     inserts=frozenset({VERSIONS.name}),
     # Neighbours by id share their lines of marks.
     along=("id",),
     slices={
         # punishment_histories_pkey; punishment_versions_position
         VERSIONS.name: Slice(rows="stream = %(stream)s and number = %(number)s"),
-        MARKS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} {marks.within('position')})"),
+        MARKS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} {marks.within('position', MARKS)})"),
         WORDS.name: Slice(rows=f"(stream, number) in ({_OF_POSITIONS} position in ({marks.bearing(MARKS)}))"),
         history_counts.TABLE.name: history_counts.SLICE,
     },

@@ -83,7 +83,7 @@ TABLE = Table(
         "punishment_versions_disordered": "(id) where serves <> 7",
     },
 )
-MARKS = marks.table("punishment_version_marks")
+MARKS = marks.POSITIONS
 WORDS = reason_words.table("version_words")
 
 # What a row is for, as bits of ``serves``.

@@ -10,7 +10,7 @@ from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING, EndingKind
 from modledger.projections import marks, reason_words
-from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
+from modledger.projections.projector import Cursor, Key, Numbered, Projector, Slice, Table
 from modledger.projections.weeks import day, week, within
 
 TABLE = Table(
@@ -19,6 +19,8 @@ TABLE = Table(
         "stream": "text not null",
         "number": "integer not null",
         "id": "bigint not null",
+        # Of its own only once the row is written, and in a rebuild once all are.
+        "ordinal": "bigint",
         "user_id": "bigint",
         "guild_id": "bigint",
         "type": "smallint not null",
@@ -39,22 +41,24 @@ TABLE = Table(
     # The search walks the indexes that begin with what it filters by and then (open, type): one walk for each value of
     # these two that it wants, merged in order. So a few indexes serve every combination; see search.py. created_at
     # stands in those by end so that a walk by end between dates passes the others without a look at their rows, and the
-    # end in those by created_at so that what lies between dates is sorted by it without such a look.
+    # end in those by created_at so that what lies between dates is sorted by it without such a look; the ordinal in
+    # these so that a row is looked for among bits without one.
     indexes={
         "punishments_id": "unique (id)",
+        "punishments_ordinal": "unique (ordinal)",
         "punishments_user": "(user_id, created_at, id) where user_id is not null",
-        "punishments_created": "(open, type, created_at, id) include (expires_at)",
+        "punishments_created": "(open, type, created_at, id) include (expires_at, ordinal)",
         "punishments_ends": "(open, type, coalesce(expires_at, 'infinity'), created_at, id)",
-        "punishments_issuer_created": "(issued_by, open, type, created_at, id) include (expires_at)"
+        "punishments_issuer_created": "(issued_by, open, type, created_at, id) include (expires_at, ordinal)"
         " where issued_by is not null",
         "punishments_issuer_ends": "(issued_by, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where issued_by is not null",
-        "punishments_guild_created": "(guild_id, open, type, created_at, id) include (expires_at)"
+        "punishments_guild_created": "(guild_id, open, type, created_at, id) include (expires_at, ordinal)"
         " where guild_id is not null",
         "punishments_guild_ends": "(guild_id, open, type, coalesce(expires_at, 'infinity'), created_at, id)"
         " where guild_id is not null",
-        "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id) include (expires_at)"
-        " where guild_id is not null",
+        "punishments_guild_issuer_created": "(guild_id, issued_by, open, type, created_at, id)"
+        " include (expires_at, ordinal) where guild_id is not null",
         "punishments_guild_issuer_ends": "(guild_id, issued_by, open, type, coalesce(expires_at, 'infinity'),"
         " created_at, id) where guild_id is not null",
         # What the clock has to record, and what the count of open ones has too many.
@@ -81,15 +85,16 @@ COUNTS = Table(
 
 
 class Punishment(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. ``id`` is the position of the issuing event, ``number`` its stream version. ``reason_key``: see
-    ``reason_words.key``. ``open``: neither ended by
-    anyone nor recorded as run out; whether it is active depends on the time. ``due_at``: the end of an open one, a
-    column of its own because a planner that multiplies the odds of ``open`` and of a past end expects a table full of
-    them. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
+    """A row. ``id`` is the position of the issuing event, ``number`` its stream version, ``ordinal`` the how-manieth
+    punishment it is in the ledger, from 1 on: None until it is written. ``reason_key``: see ``reason_words.key``.
+    ``open``: neither ended by anyone nor recorded as run out; whether it is active depends on the time. ``due_at``: the
+    end of an open one, a column of its own because a planner that multiplies the odds of ``open`` and of a past end
+    expects a table full of them. ``issued_by`` and ``lifted_by`` are None unless a user acted."""
 
     stream: str
     number: int
     id: int
+    ordinal: int | None = None
     user_id: int | None
     guild_id: int | None
     type: int
@@ -271,7 +276,10 @@ def _cells(row: Punishment) -> list[tuple[int, int, int, int]]:
 
 
 def mark(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]) -> None:
-    """Brings ``punishment_marks`` and ``reason_words`` along with these changes of rows."""
+    """Brings ``ordinal_marks`` and ``reason_words`` along with these changes of rows."""
+    # Of what was written just now the ordinals are known in the database alone: they are the last ones there are.
+    new = sorted(after.id for before, after in changes if before is None and after.ordinal is None)
+    back = {id_: place - len(new) + 1 for place, id_ in enumerate(new)}
     made: list[tuple[str, int]] = []
     gone: list[tuple[str, int]] = []
     set_: list[marks.Mark] = []
@@ -279,26 +287,27 @@ def mark(cursor: Cursor, changes: Sequence[tuple[Punishment | None, Punishment]]
     for before, after in changes:
         later = set(reason_words.words(after.reason))
         earlier = set() if before is None else set(reason_words.words(before.reason))
-        made += [(word, after.id) for word in later - earlier]
-        gone += [(word, after.id) for word in earlier - later]
+        ordinal = back[after.id] if after.ordinal is None else after.ordinal
+        made += [(word, ordinal) for word in later - earlier]
+        gone += [(word, ordinal) for word in earlier - later]
         if before is None:
-            set_ += _lasting_marks(after)
+            set_ += _lasting_marks(after, ordinal)
         if after.open and (before is None or not before.open):
-            set_.append((marks.OPEN, 0, after.id))
+            set_.append((marks.OPEN, 0, ordinal))
         if not after.open and before is not None and before.open:
-            cleared.append((marks.OPEN, 0, after.id))
+            cleared.append((marks.OPEN, 0, ordinal))
     set_ += [(marks.WORD, word, bearer) for word, bearer in reason_words.numbered(made)]
     cleared += [(marks.WORD, word, bearer) for word, bearer in reason_words.numbered(gone)]
     reason_words.count(cursor, made, gone)
-    marks.write(cursor, set_, cleared)
+    marks.write(cursor, set_, cleared, marks.PUNISHMENTS)
 
 
-def _lasting_marks(row: Punishment) -> list[marks.Mark]:
-    found = [(marks.TYPE, row.type, row.id), (marks.WEEK, week(row.created_at), row.id)]
+def _lasting_marks(row: Punishment, ordinal: int) -> list[marks.Mark]:
+    found = [(marks.TYPE, row.type, ordinal), (marks.WEEK, week(row.created_at), ordinal)]
     if row.issued_by is not None:
-        found.append((marks.ISSUER, row.issued_by, row.id))
+        found.append((marks.ISSUER, row.issued_by, ordinal))
     if row.guild_id is not None:
-        found.append((marks.GUILD, row.guild_id, row.id))
+        found.append((marks.GUILD, row.guild_id, ordinal))
     return found
 
 
@@ -312,8 +321,9 @@ PROJECTOR = Projector(
     touches=touches,
     fold=fold,
     also=derive,
-    beside=(COUNTS, marks.TABLE, reason_words.TABLE),
-    # Neighbours by id share their lines of marks.
+    beside=(COUNTS, marks.PUNISHMENTS.table, reason_words.TABLE),
+    # punishments_id. Neighbours by it share their lines of marks.
+    numbered=Numbered(column="ordinal", along="id"),
     along=("id",),
     slices={
         # punishments_created, and those that begin with issuer and guild
@@ -322,13 +332,14 @@ PROJECTOR = Projector(
             " and (%(issued_by)s = 0 or issued_by = %(issued_by)s) and " + within("created_at"),
             sums={"total": "count(*)", "open": "count(*) filter (where open)"},
         ),
-        # punishments_id
-        marks.TABLE.name: Slice(rows=marks.within("id")),
+        # punishments_ordinal
+        marks.PUNISHMENTS.name: Slice(rows=marks.within("ordinal", marks.PUNISHMENTS)),
         reason_words.TABLE.name: Slice(
-            rows=f"id in ({marks.bearing(marks.TABLE)})", sums={"punishments": "count(*)", "ids": "sum(id)"}
+            rows=f"ordinal in ({marks.bearing(marks.PUNISHMENTS)})",
+            sums={"punishments": "count(*)", "ids": "sum(ordinal)"},
         ),
     },
-    version=3,
+    version=4,
 )
 
 

@@ -33,7 +33,7 @@ def terms(
     *,
     fragments: bool,
     of_words: Table = reason_words.TABLE,
-    of_marks: Table = marks.TABLE,
+    of_marks: marks.Marks = marks.PUNISHMENTS,
 ) -> Terms:
     """``fragments``: the database has the index of the words for fragments."""
     rows, tables, bits, known = [], [], [], ["true"]
@@ -55,17 +55,26 @@ def terms(
     return Terms(rows=rows, tables=tables, bits=bits, known=" and ".join(known))
 
 
-def _bits(words: str, of_marks: Table) -> str:
-    # punishment_marks_pkey, punishment_version_marks_pkey; OFFSET 0 because the planner, who does not know how few
-    # words there are, might rather read all marks. A word of a single punishment says itself which one.
+# Lines are so many of these.
+_PIECE = 512
+
+
+def _bits(words: str, of_marks: marks.Marks) -> str:
+    # ordinal_marks_pkey, punishment_version_marks_pkey; OFFSET 0 because the planner, who does not know how few
+    # words there are, might rather read all marks. A word of a single punishment says itself which one; of very many
+    # such words the bits are put together in short pieces first, because it takes as long as a piece is.
     return f"""
         select span, bit_or(bits) as bits from (
             select span, bits from {words} cross join lateral (
                 select span, bits from {of_marks.name} where kind = {marks.WORD} and value = word offset 0
             ) of_word where punishments > 1
             union all
-            select ids / {marks.SPAN}, set_bit(0::bit({marks.SPAN}), mod(ids, {marks.SPAN})::int, 1)
-            from {words} where punishments = 1
+            select piece * {_PIECE} / {of_marks.span},
+                bits::bit({of_marks.span}) >> (mod(piece, {of_marks.span // _PIECE}) * {_PIECE})::int
+            from (
+                select ids / {_PIECE} as piece, bit_or(set_bit(0::bit({_PIECE}), mod(ids, {_PIECE})::int, 1)) as bits
+                from {words} where punishments = 1 group by 1
+            ) of_pieces
         ) of_words group by span
     """  # noqa: S608
 
@@ -110,11 +119,11 @@ def found(bits: list[str], wanted: list[str], weeks: Weeks | None, *, last: str,
         f"""decided as materialized (
             select most, case when few then true else false{near} end as few from counted
         )""",  # noqa: S608
-        # punishments_id, one look for all of them; OFFSET 0 because nothing else is to be tried.
+        # punishments_ordinal, one look for all of them; OFFSET 0 because nothing else is to be tried.
         f"""few as materialized (
             select p.* from (
                 select * from punishments
-                where id = any(array({marks.ids_one_by_one(bits_of_few)})) offset 0
+                where ordinal = any(array({marks.numbers_one_by_one(bits_of_few, marks.PUNISHMENTS)})) offset 0
             ) p where {" and ".join(wanted)}
         )""",  # noqa: S608
     ]
@@ -202,10 +211,10 @@ def _weeks_of_page(weeks: Weeks, among: str) -> list[str]:
 
 
 def _by_marks(first: str, last: str) -> str:
-    # punishment_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
+    # ordinal_marks_pkey; OFFSET 0 because one look for all weeks is better than one for each span.
     return f"""
         select span, of_week.value as week, of_week.bits & found.bits as bits from (
-            select span, bits, value from punishment_marks
+            select span, bits, value from {marks.PUNISHMENTS.name}
             where not by_rows and kind = {marks.WEEK} and value between {first} and {last} offset 0
         ) of_week join found using (span)
     """  # noqa: S608
@@ -214,10 +223,11 @@ def _by_marks(first: str, last: str) -> str:
 def _by_rows(rows: list[str], first: str, last: str) -> str:
     """The same, a line for each that is found."""
     # The _created index of the walks, alone. A full join, as in _intersection.
+    span = marks.PUNISHMENTS.span
     return f"""
-        select span, week, set_bit(0::bit({marks.SPAN}), place, 1) from (
+        select span, week, set_bit(0::bit({span}), place, 1) from (
             select span, week, place, found.bits from (
-                select id / {marks.SPAN} as span, mod(id, {marks.SPAN})::integer as place,
+                select ordinal / {span} as span, mod(ordinal, {span})::integer as place,
                     1 + floor(extract(epoch from created_at - {beginning_of("1")}) / 604800)::bigint as week
                 from punishments where by_rows and {" and ".join(rows)}
                 and created_at >= {beginning_of(f"({first})")} and created_at < {beginning_of(f"({last}) + 1")} offset 0
@@ -227,5 +237,5 @@ def _by_rows(rows: list[str], first: str, last: str) -> str:
 
 
 def _end_of_weeks(way: str) -> str:
-    # punishment_marks_pkey
-    return f"(select value from punishment_marks where kind = {marks.WEEK} order by kind {way}, value {way} limit 1)"  # noqa: S608
+    # ordinal_marks_pkey
+    return f"(select value from ordinal_marks where kind = {marks.WEEK} order by kind {way}, value {way} limit 1)"  # noqa: S608

@@ -13,6 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 from modledger.domain.events import ERASED
+from modledger.projections import marks
 from modledger.projections.fragments import code
 from modledger.projections.profile import name_key
 from modledger.projections.projector import Cursor, Table
@@ -28,8 +29,8 @@ def table(name: str) -> Table:
             "bare": "bigint not null",
             "code": "text not null",
             "punishments": "bigint not null",
-            # The sum of their ids: where it is one, its id. So a fragment of ten thousand links, each of its own, is
-            # looked up in one place and not in ten thousand.
+            # The sum of what they are marked by, ordinals of punishments or positions of wordings: of one its own. So
+            # a fragment of ten thousand links, each of its own, is looked up in one place and not in ten thousand.
             "ids": "bigint not null",
         },
         primary_key=("word",),
@@ -75,25 +76,41 @@ def key(reason: str) -> str:
     return f" {' '.join(map(code, dict.fromkeys([*found, *map(bare, found)])))} " if found else ""
 
 
-def count(cursor: Cursor, made: Iterable[tuple[str, int]], gone: Iterable[tuple[str, int]], of: Table = TABLE) -> None:
-    """Brings the table along with what reasons bear and bear no more: words, each with the id of the punishment. A word
-    that none bears is forgotten, because it may have been erased."""
+def count(
+    cursor: Cursor,
+    made: Iterable[tuple[str, int]],
+    gone: Iterable[tuple[str, int]],
+    of: Table = TABLE,
+    of_marks: marks.Marks = marks.PUNISHMENTS,
+) -> None:
+    """Brings the table along with what reasons bear and bear no more: words, each with what the bearer is marked by
+    in ``of_marks``. A word that none bears is forgotten, because it may have been erased."""
     deltas: dict[str, list[int]] = {}
     for pairs, by in ((made, 1), (gone, -1)):
-        for word, punishment_id in pairs:
-            delta = deltas.setdefault(word, [0, 0])
+        for word, bearer in pairs:
+            delta = deltas.setdefault(word, [0, 0, 0])
             delta[0] += by
-            delta[1] += by * punishment_id
+            delta[1] += by * bearer
+            delta[2] += by if bearer <= 0 else 0
     changes = [
-        {"word": number(word), "bare": number(bare(word)), "code": code(word), "punishments": delta, "ids": ids}
-        for word, (delta, ids) in deltas.items()
-        if delta or ids
+        {
+            "word": number(word),
+            "bare": number(bare(word)),
+            "code": code(word),
+            "punishments": delta,
+            "ids": ids,
+            "counted_back": counted_back,
+        }
+        for word, (delta, ids, counted_back) in deltas.items()
+        if delta or ids or counted_back
     ]
     if changes:
         # The primary key.
         cursor.execute(
             f"insert into {of.name} as w (word, bare, code, punishments, ids)"  # noqa: S608
-            f" select word, bare, code, punishments, ids from json_populate_recordset(null::{of.name}, %s)"
+            " select word, bare, code, punishments, case when counted_back = 0 then ids"
+            f" else ids + counted_back * {of_marks.last} end from json_to_recordset(%s) as n"
+            " (word bigint, bare bigint, code text, punishments bigint, ids bigint, counted_back bigint)"
             " on conflict (word) do update"
             " set punishments = w.punishments + excluded.punishments, ids = w.ids + excluded.ids".encode(),
             (msgspec.json.encode(changes).decode(),),

@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent
-from modledger.projections.catalog import add_primary_key, create_indexes
+from modledger.projections.catalog import add_primary_key, create_bare, create_indexes
 from modledger.projections.projector import (
     Cursor,
     FoldFailed,
@@ -65,6 +65,7 @@ def finish(
         run = current(conn, place, projector)
         try:
             if run.state == "replaying" and run.folded:
+                _number(conn, place, projector, run)
                 _index(conn, place, projector.table)
                 _derive(conn, place, projector, run, between)
                 for table in projector.beside:
@@ -81,6 +82,51 @@ def finish(
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
             raise ReplayAborted(f"the rebuild of {projector.name} was aborted") from error
         return current(conn, place, projector)
+
+
+def _number(conn: psycopg.Connection[Any], place: Place, projector: Projector[Any], run: Replay) -> None:
+    """Numbers the rows, all at once, which puts them in the order of their numbers too."""
+    numbered, table = projector.numbered, projector.table
+    if numbered is None:
+        return
+    with conn.transaction():
+        cursor = conn.cursor(row_factory=tuple_row)
+        _hold(cursor, place, projector, run)
+        name, column = sql.Identifier(table.name), sql.Identifier(numbered.column)
+        if cursor.execute(sql.SQL("select {} from {} limit 1").format(column, name)).fetchone() != (None,):
+            return
+        bare = msgspec.structs.replace(table, name=f"numbered_{table.name}")
+        create_bare(cursor, bare)
+        leave_to_vacuum(cursor, bare, by_itself=False)
+        # The whole table. An update would leave it twice as large.
+        cursor.execute(
+            sql.SQL("insert into {} ({}) select {} from {} order by {along}").format(
+                sql.Identifier(bare.name),
+                sql.SQL(", ").join(map(sql.Identifier, table.columns)),
+                sql.SQL(", ").join(
+                    sql.SQL("row_number() over (order by {along})" if one == numbered.column else "{column}").format(
+                        along=sql.Identifier(numbered.along), column=sql.Identifier(one)
+                    )
+                    for one in table.columns
+                ),
+                name,
+                along=sql.Identifier(numbered.along),
+            )
+        )
+        cursor.execute(sql.SQL("drop table {}").format(name))
+        cursor.execute(sql.SQL("alter table {} rename to {}").format(sql.Identifier(bare.name), name))
+
+
+def _hold(cursor: Cursor, place: Place, projector: Projector[Any], run: Replay) -> list[str] | None:
+    """Holds back whoever aborts until the end of the transaction; answers up to which row others are derived."""
+    # replays, a row per projector
+    found = cursor.execute(
+        sql.SQL("select derived from {} where run = %s for update").format(place.at_home("replays")), (run.run,)
+    ).fetchone()
+    if found is None:
+        raise ReplayAborted(f"the rebuild of {projector.name} was aborted")
+    after: list[str] | None = found[0]
+    return after
 
 
 def _index(conn: psycopg.Connection[Any], place: Place, table: Table) -> None:
@@ -125,12 +171,7 @@ def _derive(
     while True:
         between()
         with conn.transaction():
-            found = cursor.execute(
-                sql.SQL("select derived from {} where run = %s for update").format(replays), (run.run,)
-            ).fetchone()
-            if found is None:
-                raise ReplayAborted(f"the rebuild of {projector.name} was aborted")
-            [after] = found
+            after = _hold(cursor, place, projector, run)
             # By the index that begins with these columns, the primary key's or the one that Projector.along promises.
             beyond = sql.SQL("") if after is None else sql.SQL("where ({}) > ({})").format(order, bounds)
             row = cursor.execute(

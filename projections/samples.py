@@ -14,7 +14,14 @@ from modledger.domain.ledger import Ledger
 from modledger.projections.derived_samples import sample_derived
 from modledger.projections.ledger_verification import verify_streams, verify_stretch
 from modledger.projections.projector import Projector
-from modledger.projections.verification import Difference, opened, rows_without_events, settled, verify_derived
+from modledger.projections.verification import (
+    Difference,
+    misnumbered,
+    opened,
+    rows_without_events,
+    settled,
+    verify_derived,
+)
 
 # What differs is looked at again every time until it agrees; of more than these, some.
 MOST_REMEMBERED = 100
@@ -69,6 +76,7 @@ def verify_sample(
             again = sorted({*streams, *known.get(projector.name, ())})
             differences = list(settled(conn, projector, ledger, again))
             differences += rows_without_events(conn, projector, size)
+            differences += misnumbered(conn, projector, size)
             if every_table or projector is lot:
                 differences += (
                     verify_derived(conninfo, projector)

@@ -6,7 +6,7 @@ more rows than it passes. Totals come from ``punishment_counts``, less those ope
 yet; between dates from its whole weeks, and what the dates cut off the weeks at both ends is counted along an index. So
 is a search by user, because a user has few.
 
-A search for words (``q``, reason_search.py) is answered by ``punishment_marks``: they count what is found, whatever
+A search for words (``q``, reason_search.py) is answered by ``ordinal_marks``: they count what is found, whatever
 else is filtered by. Where that is few they also say which ones, and these are sorted; else the walks soon find a page.
 docs/search.md shows the plans.
 """
@@ -417,7 +417,9 @@ def _marked(
         (marks.TYPE, search.type),
         (marks.OPEN, 0 if search.active_only else None),
     )
-    named = [marks.marked(kind, parameters.number(value)) for kind, value in sought if value is not None]
+    named = [
+        marks.marked(kind, parameters.number(value), marks.PUNISHMENTS) for kind, value in sought if value is not None
+    ]
     bits = [*terms.bits, *named, *([] if dates.weeks is None else [_of_weeks(dates.weeks)])]
     # punishment_counts_pkey
     among = f"""(
@@ -429,10 +431,10 @@ def _marked(
 
 
 def _of_weeks(weeks: str) -> str:
-    # punishment_marks_pkey
+    # ordinal_marks_pkey
     return f"""
         select span, bit_or(bits) as bits
-        from (select span, bits, value as week from punishment_marks where kind = {marks.WEEK}) of_week
+        from (select span, bits, value as week from ordinal_marks where kind = {marks.WEEK}) of_week
         where {weeks} group by span
     """  # noqa: S608
 

@@ -21,6 +21,7 @@ from modledger.domain.envelope import Recorded
 from modledger.domain.events import SubjectErased
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent, others_than
+from modledger.projections.numbering import out_of_order
 from modledger.projections.projector import Cursor, FoldFailed, Key, Projector, Table, fold_stream, key_of
 
 BATCH = 5_000
@@ -84,6 +85,7 @@ def verify_projector(
                 yield from settled(conn, projector, ledger, streams)
         yield from rows_without_events(conn, projector)
         yield from _twice(conn, projector)
+        yield from misnumbered(conn, projector)
     yield from verify_derived(conninfo, projector, schema, between)
 
 
@@ -245,6 +247,8 @@ def _differing(projector: Projector[Any], key: Key, expected: Any, found: Sequen
     else:
         for row in found:
             for column in projector.table.columns:
+                if projector.numbered is not None and column == projector.numbered.column:
+                    continue
                 fold_says, table_says = getattr(expected, column), getattr(row, column)
                 if fold_says != table_says:
                     yield msgspec.structs.replace(one, field=column, expected=said(fold_says), found=said(table_says))
@@ -331,21 +335,13 @@ def rows_without_events(
     conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any], sample: int | None = None
 ) -> Iterator[Difference]:
     """The rows of which the ledger has no event at all; ``sample``: only about so many rows are looked at."""
-    first, table = projector.key[0], sql.Identifier(projector.table.name)
-    rows: sql.Composable = sql.SQL("{} as t").format(table)
+    first, rows = projector.key[0], _rows(conn, projector.table, sample)
     # ledger_pkey, or ledger_position
     of: sql.Composable = sql.SQL("l.notification_id = t.position")
     stream: sql.Composable = sql.SQL("(select originator_id from ledger where notification_id = t.position)")
     if first != "position":
         stream = sql.SQL("({})").format(sql.SQL(_STREAM[first]))
         of = sql.SQL("l.originator_id = {}").format(stream)
-    if sample is not None:
-        # By pages, so that a large table is not read for a few rows; the estimate is -1 before there is one.
-        row = conn.execute(
-            "select reltuples from pg_class where oid = %s::text::regclass", (projector.table.name,)
-        ).fetchone()
-        share = 100.0 if row is None or row[0] <= sample else 100.0 * sample / row[0]
-        rows = sql.SQL("(select * from {} tablesample system ({}) limit {}) as t").format(table, share, sample)
     with conn.transaction(), conn.cursor("rows_without_events", row_factory=tuple_row) as cursor:
         cursor.execute(
             sql.SQL(
@@ -360,6 +356,27 @@ def rows_without_events(
             yield Difference(
                 subject=projector.name, where=f"({key})", field="row is one too many", found=text, stream=found_stream
             )
+
+
+def _rows(conn: psycopg.Connection[tuple[Any, ...]], table: Table, sample: int | None) -> sql.Composable:
+    """The rows of a table, or about so many, as ``t``."""
+    name = sql.Identifier(table.name)
+    if sample is None:
+        return sql.SQL("{} as t").format(name)
+    # By pages, so that a large table is not read for a few rows; the estimate is -1 before there is one.
+    row = conn.execute("select reltuples from pg_class where oid = %s::text::regclass", (table.name,)).fetchone()
+    share = 100.0 if row is None or row[0] <= sample else 100.0 * sample / row[0]
+    return sql.SQL("(select * from {} tablesample system ({}) limit {}) as t").format(name, share, sample)
+
+
+def misnumbered(
+    conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any], sample: int | None = None
+) -> Iterator[Difference]:
+    """The rows whose number does not follow that of the one before; ``sample``: only about so many are looked at."""
+    for key, expected, found in out_of_order(conn, projector, _rows(conn, projector.table, sample), MOST_DERIVED):
+        where = "(" + ", ".join(f"{column}={value}" for column, value in key.items()) + ")"
+        column = "" if projector.numbered is None else projector.numbered.column
+        yield Difference(subject=projector.name, where=where, field=column, expected=said(expected), found=said(found))
 
 
 def _twice(conn: psycopg.Connection[tuple[Any, ...]], projector: Projector[Any]) -> Iterator[Difference]:

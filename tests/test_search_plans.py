@@ -20,7 +20,7 @@ ROWS = 40_000
 SUBJECTS: tuple[dict[str, int], ...] = ({}, {"issued_by": ISSUER}, {"issued_by": ISSUER + 77}, {"user_id": USER})
 # Of a third, of one in twelve, of a few, of none.
 WORDS = (None, "auto", "spa", "7a3b", "nothing")
-LARGE = ("punishments", "punishment_marks", "reason_words", "punishment_counts")
+LARGE = ("punishments", "ordinal_marks", "reason_words", "punishment_counts")
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ Rows = dict[str, list[dict[str, Any]]]
 # What tells of read tables and of rebuilds is as the program makes it; the rest is the users'.
 OURS = {"migrations", "read_models", "projection_tracking", "projection_failures", "replays", "replay_parts"}
 OURS |= {table.name for projector in PROJECTORS for table in (projector.table, *projector.beside)}
+# Of versions before.
+OURS |= {"punishment_marks"}
 
 
 def kept_rows(conninfo: str) -> Rows:

@@ -92,7 +92,8 @@ PLANTED: list[tuple[str, str, str, list[tuple[str, str, str | None, str | None]]
         "punishments",
         "a further row of somebody",
         (
-            'insert into punishments select (json_populate_record(p, \'{"number": 99, "id": 99999}\')).*'
+            "insert into punishments select"
+            ' (json_populate_record(p, \'{"number": 99, "id": 99999, "ordinal": 99999}\')).*'
             " from punishments p where open limit 1"
         ),
         [("number=99)", "row is one too many", None, ""), ("punishment_counts (", "total", "", "")],
