@@ -35,9 +35,14 @@ WRITTEN_BY_OTHERS = {
     r"[^\W_](?:.*[^\W_])?": "a word of a reason: 512 characters, more where a name is folded",
     "[1-9][0-9]{0,18}": "the size in a signed head that a witness brings",
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]": "what is logged on a terminal",
+    r"\\(?:u00([0-9a-f]{2})|(.))": "the rows of a rebuild: reasons and names of any length, as JSON",
 }
 # Of these those that are looked for anywhere; the others have to fit from the beginning.
-SEARCHED = {r"[^\W_](?:.*[^\W_])?", "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"}
+SEARCHED = {
+    r"[^\W_](?:.*[^\W_])?",
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]",
+    r"\\(?:u00([0-9a-f]{2})|(.))",
+}
 # What the operator writes (settings, command line), PostgreSQL (its files, its version) or we ourselves.
 WRITTEN_BY_US = {
     "[0-9]{1,9}",
@@ -84,7 +89,9 @@ def patterns() -> Iterator[tuple[str, str]]:
                             for part in (first.values if isinstance(first, ast.JoinedStr) else [])
                         )
                     )
-                    yield str(text).replace("{{", "{").replace("}}", "}"), path.name
+                    # One of bytes is tried as one of characters.
+                    known = text.decode() if isinstance(text, bytes) else str(text)
+                    yield known.replace("{{", "{").replace("}}", "}"), path.name
 
 
 def test_every_regular_expression_is_known_here_and_by_whom_its_text_is_written() -> None:
