@@ -33,6 +33,8 @@ from modledger.projections.verification import (
 # For each stream of the sample: rows that are derived anew, seconds, and lines of each table beside; as many again
 # are drawn from rows.
 ROWS_EACH, SECONDS_EACH, LINES_EACH = 200, 0.05, 0.1
+# Rows whose marks are in memory at a time.
+AT_ONCE = 1_000
 # Beyond which a line is passed over.
 TIMEOUT = "1s"
 
@@ -134,10 +136,11 @@ def _lot(cursor: Cursor, table: Table, home: str, number: int, luck: Random) -> 
 def _derive(cursor: Cursor, projector: Projector[Any], rows: Sequence[str]) -> None:
     """Writes what these rows give into the temporary tables."""
     assert projector.also is not None
-    found = [row_of(projector, text) for text in rows]
-    fit = [(None, row) for row in found if not isinstance(row, Unfit)]
-    if fit:
-        projector.also(cursor, fit)
+    for first in range(0, len(rows), AT_ONCE):
+        found = [row_of(projector, text) for text in rows[first : first + AT_ONCE]]
+        fit = [(None, row) for row in found if not isinstance(row, Unfit)]
+        if fit:
+            projector.also(cursor, fit)
 
 
 def _rows_of_line(

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 from hypothesis import HealthCheck, given, settings
 
+from bench.history import fill, history
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections import derived_samples, punishments, samples
 from modledger.projections.catalog import PROJECTORS
@@ -112,6 +113,20 @@ def test_the_sample_of_large_tables_is_one_of_lines_and_that_of_small_ones_is_ev
     folded.execute("update punishment_counts set total = 0 where (guild_id, issued_by, type, week) = (0, 0, 1, 0)")
     results = verify_sample(database, PROJECTORS, ledger, 1, Random(1), every_table=True)
     assert {one.subject: len(one.differences) for one in results if one.differences} == {"punishments": 1}
+
+
+def test_what_more_rows_give_than_are_derived_at_once_is_added_up(
+    ledger: PostgresLedger, database: str, conn: psycopg.Connection
+) -> None:
+    fill(ledger, history(3 * derived_samples.AT_ONCE // 2))
+    catch_up(ledger, database, PROJECTORS)
+    row = conn.execute("select count(*) from audit_log").fetchone()
+    assert row is not None
+    assert row[0] > derived_samples.AT_ONCE
+    for projector in DERIVED:
+        assert found(database, projector) == []
+    conn.execute("update audit_log_counts set total = total + 1 where week = 0")
+    assert {field for _, field in found(database, BY_NAME["audit_log"])} == {"total"}
 
 
 def test_nothing_of_the_sample_is_left_in_the_database(folded: psycopg.Connection, database: str) -> None:
