@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -12,7 +12,6 @@ from modledger.domain.envelope import NewEvent, Recorded, Subject
 from modledger.domain.facts import Decided, Facts
 from modledger.domain.kept_states import Folded, KeptStates, load_folded
 from modledger.domain.ledger import Append, Appended, Ledger, LedgerUnavailable, VersionConflict, each_tried, tried
-from modledger.domain.name_ids import name_id
 from modledger.domain.refusals import Conflict, Refused
 from modledger.domain.subjects import State, evolve, fold, fork
 
@@ -50,7 +49,7 @@ class DecidedBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 def event_id(command_id: UUID, index: int) -> UUID:
     """The id of a command's event number ``index`` (from 0): the same at every try."""
-    return name_id(command_id, str(index))
+    return uuid5(command_id, str(index))
 
 
 def execute(ledger: Ledger, command: Command, context: Context, kept: KeptStates | None = None) -> Outcome:

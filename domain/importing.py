@@ -6,7 +6,7 @@ present stays: the folds go by date (``subjects.py``).
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 from msgspec import Meta
@@ -15,7 +15,6 @@ from modledger.domain import events, identity
 from modledger.domain.commands import Command
 from modledger.domain.envelope import SYSTEM, Actor, Subject
 from modledger.domain.facts import Decided, Facts, has_control_characters, moment, reason
-from modledger.domain.name_ids import name_id
 from modledger.domain.refusals import Invalid
 from modledger.domain.subjects import (
     BAN,
@@ -205,7 +204,7 @@ def _unfit(message: str) -> Unfit:
 
 def command_id(record: Record) -> UUID:
     """The same for the same kind and external id at every run: so a record is taken once."""
-    return name_id(_NAMESPACE, f"{record.__struct_config__.tag}:{record.external_id}")
+    return uuid5(_NAMESPACE, f"{record.__struct_config__.tag}:{record.external_id}")
 
 
 def subject(record: Import) -> Subject:

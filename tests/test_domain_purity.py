@@ -15,7 +15,6 @@ PURE = [
     "facts",
     "identity",
     "importing",
-    "name_ids",
     "permissions",
     "punishments",
     "rank",
@@ -24,7 +23,7 @@ PURE = [
     "subscriptions",
     "upcasting",
 ]
-MAY_IMPORT = {"collections", "datetime", "hashlib", "typing", "unicodedata", "uuid", "msgspec", "modledger"}
+MAY_IMPORT = {"collections", "datetime", "typing", "unicodedata", "uuid", "msgspec", "modledger"}
 IMPURE = {"now", "utcnow", "today", "uuid1", "uuid4", "open", "input", "print", "exec", "eval", "__import__"}
 
 

@@ -1,13 +1,9 @@
 """Ids made of names: command ids of earlier imports, and ids of events, have to be known for ever."""
 
-from uuid import UUID, uuid5
-
-from hypothesis import given
-from hypothesis import strategies as st
+from uuid import UUID
 
 from modledger.domain.execute import event_id
 from modledger.domain.importing import command_id, read_record
-from modledger.domain.name_ids import name_id
 
 
 def test_records_and_events_have_the_ids_that_they_always_had() -> None:
@@ -19,10 +15,3 @@ def test_records_and_events_have_the_ids_that_they_always_had() -> None:
         UUID("e7ce91e4-bb48-5820-b8ce-785063d53e06"),
         UUID("e32e35a2-b717-5111-9259-d971d87bf7db"),
     ]
-
-
-@given(st.uuids(), st.text())
-def test_an_id_made_of_a_name_is_the_one_that_python_makes(namespace: UUID, name: str) -> None:
-    made, known = name_id(namespace, name), uuid5(namespace, name)
-    assert (type(made), made, hash(made), str(made)) == (UUID, known, hash(known), str(known))
-    assert (made.version, made.variant, made.is_safe) == (known.version, known.variant, known.is_safe)
