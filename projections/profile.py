@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -105,37 +105,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
-class Person(Protocol):
-    """What anybody is shown of a user, of which ``Profile`` is more."""
-
-    @property
-    def user_id(self) -> int: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def username(self) -> str | None: ...
-    @property
-    def avatar_url(self) -> str | None: ...
-    @property
-    def level(self) -> int: ...
-    @property
-    def prefix(self) -> str: ...
-    @property
-    def tier(self) -> int: ...
-    @property
-    def tier_until(self) -> datetime | None: ...
-    @property
-    def banned_until(self) -> datetime | None: ...
-    @property
-    def timeout_until(self) -> datetime | None: ...
-    @property
-    def created_at(self) -> datetime: ...
-    @property
-    def updated_at(self) -> datetime: ...
-
-
 class Shown(msgspec.Struct, frozen=True):
-    """A person as the look-ups of single users read them: half of a row, and a third of what reading a row takes."""
+    """What of a row anybody is shown, as the look-ups of single users read it."""
 
     user_id: int
     version: int
@@ -150,6 +121,8 @@ class Shown(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
 
+
+Person = Profile | Shown
 
 ISSUES: Mapping[type[events.Event], int] = {events.UserTimedOut: TIMEOUT, events.UserBanned: BAN}
 
@@ -321,8 +294,6 @@ def subscription_expires_at(profile: Person, now: datetime) -> datetime | None:
 
 def updated_at(profile: Person, now: datetime) -> datetime:
     """The last change of the profile, ends included that have come since the last event."""
-    if profile.tier_until is None and profile.timeout_until is None and profile.banned_until is None:
-        return profile.updated_at
     return standing.updated_now(
         profile.updated_at, (profile.tier_until, profile.timeout_until, profile.banned_until), now
     )
