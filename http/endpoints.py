@@ -5,7 +5,6 @@ The order of refusals is the same everywhere: too much to do (503, admission.py)
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from modledger.domain.rank import ACCESS
 from modledger.domain.settings import Settings
 from modledger.domain.subjects import ADMIN, MODERATOR, OWNER, USER
 from modledger.http import direct, parameters
-from modledger.http.client_address import client_address, parsed
+from modledger.http.client_address import client_address
 from modledger.http.errors import BODY_LIMIT, Problem, Unavailable, late, too_large
 from modledger.http.keys import Caller, authenticate_bot
 from modledger.http.openapi import DOCUMENTED, Documented, DocumentedOperation, Who, error_responses
@@ -187,10 +186,7 @@ def _admission(
         if start is not None:
             start(request)
         try:
-            if access.who == "session":
-                await authenticate(request, access.level, restricted_too=access.restricted_too)
-            else:
-                await _authenticate_other(request, access)
+            await _authenticate(request, access)
             if travels and asks_about_the_past(request):
                 require_level(request, ADMIN)
         except Unavailable:
@@ -203,8 +199,7 @@ def _admission(
             raise
         if counted is not None:
             await counted
-        if access.who != "session":
-            await _count_bot(request)
+        await _count_bot(request)
         if request.scope["method"] != "POST":
             return parameters.arguments(request)
         if access.who != "bot":
@@ -215,8 +210,10 @@ def _admission(
     return admit
 
 
-async def _authenticate_other(request: AnyRequest, access: Access) -> None:
+async def _authenticate(request: AnyRequest, access: Access) -> None:
     match access.who:
+        case "session":
+            await authenticate(request, access.level, restricted_too=access.restricted_too)
         case "bot":
             caller = await authenticate_bot(request)
             trusted = services(request).settings.login_bots
@@ -224,6 +221,8 @@ async def _authenticate_other(request: AnyRequest, access: Access) -> None:
                 raise Problem(403, "This bot may not fetch log-in codes")
         case "public" | "open":
             await authenticate_any(request, required=access.who == "public")
+        case "none":
+            pass
 
 
 def asks_about_the_past(request: AnyRequest) -> bool:
@@ -242,20 +241,7 @@ def _count_client(request: AnyRequest, kind: Kind) -> Awaitable[None] | None:
     """Puts the count on its way, beside the question who asks. Raises Problem 429, now or when awaited."""
     has = services(request)
     limit = has.limits.get(kind)
-    if limit is None:
-        return None
-    client = request.scope.get("client")
-    if not client or has.settings.trusted_proxies:
-        key = client_key(kind, client_address(request))
-    else:
-        key = _peer_key(kind, client[0])
-    return has.limiter.start(key, limit)
-
-
-@lru_cache(maxsize=4096)
-def _peer_key(kind: Kind, host: str) -> str:
-    # To write an address out takes as long as to count it.
-    return client_key(kind, parsed(host))
+    return None if limit is None else has.limiter.start(client_key(kind, client_address(request)), limit)
 
 
 async def _count_bot(request: AnyRequest) -> None:

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -210,7 +209,7 @@ def _rule_of_type(name: str, kind: msgspec.inspect.Type, *, required: bool) -> R
 def header_values(request: Request[Any, Any, Any], name: str) -> list[str]:
     """The values of a header, in their order, as they came."""
     # Not from the framework's mapping: to make it takes longer than to look for the few that a read asks for.
-    wanted = _as_sent(name)
+    wanted = name.lower().encode()
     if wanted not in headers_of(request.scope):
         return []
     return [value.decode("latin-1") for one, value in request.scope["headers"] if one == wanted]
@@ -222,11 +221,6 @@ def headers_of(scope: HTTPScope) -> dict[bytes, bytes]:
     if found is None:
         found = scope["state"]["headers"] = dict(scope["headers"])
     return found
-
-
-@lru_cache
-def _as_sent(name: str) -> bytes:
-    return name.lower().encode()
 
 
 def one_header(request: Request[Any, Any, Any], name: str) -> str | None:

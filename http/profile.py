@@ -14,7 +14,7 @@ from modledger.http.endpoints import SESSION, AnyRequest, asks_about_the_past, r
 from modledger.http.errors import Problem
 from modledger.http.freshness import fresh, progress_of
 from modledger.http.punishments import punishment_view
-from modledger.http.services import Services, services
+from modledger.http.services import services
 from modledger.http.sessions import Viewer
 from modledger.http.time_travel import AsOf, KnownAt, asked_moment, past_user
 from modledger.http.views import (
@@ -64,16 +64,15 @@ _LONGEST_NAME = 64
 
 def user_fields(found: Found, row: Person, now: datetime) -> dict[str, Any]:
     """The 12 keys, in their order, as they are at ``now``."""
-    tier = profile.tier(row, now)
     return {
         "discord_id": str(row.user_id),
         "username": row.username,
         "avatar_url": row.avatar_url,
-        "subscription_tier": tier,
+        "subscription_tier": profile.tier(row, now),
         "state": profile.state(row, now),
         "permission_level": row.level,
         "prefix": row.prefix,
-        "subscription_expires_at": whole_or_none(profile.subscription_expires_at(row, now)) if tier else None,
+        "subscription_expires_at": whole_or_none(profile.subscription_expires_at(row, now)),
         "last_activity_at": whole(found.last_activity_at or row.created_at),
         "source": "database",
         "created_at": whole(row.created_at),
@@ -223,10 +222,19 @@ async def get_user_profile(
         if key is None or at is None:
             raise Problem(404, "User not found")
         return await _past_profile(request, key, at)
-    key, row = started[0], await started[1]
-    found, required = profile.found_shown(key, row), required_position(request)
-    if found.position < required:
-        found = await _found_later(has, key, required)
+    key, first = started
+    required = required_position(request)
+
+    async def by_name() -> Found:
+        nonlocal first
+        future, first = first or has.names.load(key), None
+        row = await future
+        assert row is not None
+        return profile.found_shown(key, row)
+
+    found = await fresh(
+        by_name, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "profile")
+    )
     now = has.clock()
     if found.profile is None:
         raise Problem(404, "User not found")
@@ -239,17 +247,6 @@ async def get_user_profile(
     if not sees_detail(viewer, row):
         return reply(request, user_view(all_of.found, now), all_of.position, row.version)
     return reply(request, detailed_view(all_of, row, now), all_of.position, row.version)
-
-
-async def _found_later(has: Services, key: str, required: int) -> Found:
-    async def by_name() -> Found:
-        row = await has.names.load(key)
-        assert row is not None
-        return profile.found_shown(key, row)
-
-    return await fresh(
-        by_name, lambda answer: answer.position, lambda _: required, progress_of(has.checkpoints, "profile")
-    )
 
 
 async def _past_profile(request: AnyRequest, key: str, at: Instant) -> Response[UserView | DetailedUserView]:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
@@ -117,6 +118,8 @@ def kind_of(path: str, *, for_bots: bool) -> Kind | None:
     return "staff" if path.startswith("/v1/admin/") else "public"
 
 
+# To write an address out takes as long as to count it.
+@lru_cache(maxsize=4096)
 def client_key(kind: Kind, address: IPv4Address | IPv6Address | None) -> str:
     """The key of a client's bucket. A network of 64 bits is what one IPv6 client has at the least (RFC 6177), so it
     counts as one; so do all peers without an address."""
@@ -148,7 +151,7 @@ class RateLimiter:
     def start(self, key: str, limit: Limit) -> asyncio.Future[None]:
         """Takes one request from a bucket. The future raises Problem 429, or Unavailable; one that nobody awaits does
         no harm. Raises Problem 429 at once where the bucket is known to be empty."""
-        until = self._empty_until.get((key, limit)) if self._empty_until else None
+        until = self._empty_until.get((key, limit))
         if until is not None:
             now = self._now()
             # Further ahead, and our clock was set back since.

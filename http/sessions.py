@@ -181,17 +181,9 @@ async def authenticate(request: Request[Any, Any, Any], level: int, *, restricte
     token = token_of(request)
     if token is None:
         raise unauthenticated()
-    has, token_hash = services(request), hash_of(token)
-    row, now = await has.viewers.load(token_hash), has.clock()
-    if row is None or row[1] <= now:
+    viewer = await _viewer(services(request), hash_of(token))
+    if viewer is None:
         raise unauthenticated()
-    viewer = _viewer_of(token_hash, row, now)
-    # A level that was taken away or a ban is in force at the next request, however far behind the projector is.
-    if viewer.found.position < viewer.head:
-        later = await _viewer(has, token_hash)
-        if later is None:
-            raise unauthenticated()
-        viewer = later
     # Before any refusal: the log names who was refused.
     request.scope["user"] = viewer
     if viewer.restricted and not restricted_too:
@@ -226,7 +218,7 @@ async def _viewer(has: Services, token_hash: bytes) -> Viewer | None:
         row = await has.viewers.load(token_hash)
         return None if row is None or row[1] <= now else _viewer_of(token_hash, row, now)
 
-    # As in ``authenticate``.
+    # A level that was taken away or a ban is in force at the next request, however far behind the projector is.
     return await fresh(
         read,
         lambda viewer: 0 if viewer is None else viewer.found.position,
