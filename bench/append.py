@@ -77,12 +77,21 @@ def measure(world: World) -> dict[str, Result | str]:
         def followed(work: Callable[[], float]) -> Callable[[], float]:
             return lambda: _followed(ledger, work, lost)
 
+        def by_processes() -> float:
+            return _processes("ours", ours, key, state, numbers, seconds)
+
+        def by_callers() -> float:
+            return asyncio.run(_together(ledger, writers[1:], seconds))
+
         seconds = effort.seconds
         figures = in_turn(
             {
-                "ours processes": followed(lambda: _processes("ours", ours, key, state, numbers, seconds)),
+                "ours processes": by_processes,
                 "peer processes": lambda: _processes("library", theirs, key, state, numbers, seconds),
-                "ours 8": followed(lambda: asyncio.run(_together(ledger, writers[1:], seconds))),
+                "ours 8": by_callers,
+                # Rounds of their own: neither floor nor peer has a reader beside it.
+                "processes followed": followed(by_processes),
+                "callers followed": followed(by_callers),
                 "floor 8": lambda: run_pgbench(plain, one, WRITERS, seconds),
                 "peer 8": lambda: _at_once([lambda r=r: insert(r) for r in records[1:]], seconds),  # type: ignore[misc]
                 "ours 1": lambda: _at_once([lambda: append(writers[0])], seconds),
