@@ -8,7 +8,8 @@ import msgspec
 
 from modledger.projections import history_counts, marks, reason_search
 from modledger.projections.punishment_versions import ALL, BOTH, DATED, KNOWN, MARKS
-from modledger.projections.search import ENDS, Dates, Search
+from modledger.projections.search import ENDS, Search
+from modledger.projections.search_dates import Dates
 from modledger.projections.time_travel import Instant
 from modledger.projections.weeks import week
 

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from modledger.projections import history_counts, marks, reason_search
+from modledger.projections import history_counts, marks, reason_search, search_dates
 from modledger.projections.history_marks import (
     INSTANT,
     NOT_RARE,
@@ -41,7 +41,7 @@ from modledger.projections.history_marks import (
 )
 from modledger.projections.parameters import Parameters
 from modledger.projections.punishment_versions import ALL, MARKS, WORDS
-from modledger.projections.search import ENDS, Page, Search, by_end, dates_of, page, place_of, types_of
+from modledger.projections.search import ENDS, Page, Search, by_end, page, place_of, types_of
 from modledger.projections.time_travel import Instant
 from modledger.projections.weeks import beginning, week
 
@@ -142,7 +142,7 @@ def _asked(
             date=None if at.as_of is None else f"{beginning(near_week(at.as_of))} - {INSTANT}",
             now=f"{beginning(near_week(at.now))} - {INSTANT}",
         ),
-        dates=dates_of(search, parameters),
+        dates=search_dates.between(search.created_after, search.created_before, parameters),
         wanted=[
             *(f"{name} = {value:d}" for name, value in named if value is not None),
             *([] if search.type is None else [f"type = {search.type:d}"]),

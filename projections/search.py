@@ -20,11 +20,12 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from modledger.domain.subjects import BAN, GUILD_BLACKLIST, TIMEOUT, WARNING
-from modledger.projections import cursors, marks, reason_search
+from modledger.projections import cursors, marks, reason_search, search_dates
 from modledger.projections.name_search import check_known
 from modledger.projections.parameters import Parameters, Values
 from modledger.projections.punishments import COLUMNS, POSITION, Punishment, punishment_of
-from modledger.projections.weeks import beginning, beginning_of_day, covering, day, week
+from modledger.projections.search_dates import Dates
+from modledger.projections.weeks import week
 
 Sort = Literal["-created_at", "created_at", "-expires_at", "expires_at"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -75,21 +76,6 @@ class Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     id: cursors.Id
 
 
-class Dates(msgspec.Struct, frozen=True):
-    """What lies between the dates of a search, as SQL. ``both``: the conditions as they are. ``cells``: conditions on
-    ``punishment_counts``, of whole weeks and days, and ``cut_days`` on rows: what is left at both ends. ``whole_weeks``
-    on the number of a week, ``whole`` the same on a row, and ``cut_weeks`` what is left on both sides of these weeks.
-    ``weeks``: all that the dates touch, as a condition on a number; None where there are no dates."""
-
-    both: list[str]
-    cells: list[str]
-    cut_days: list[str]
-    whole_weeks: str
-    whole: list[str]
-    cut_weeks: list[str]
-    weeks: str | None
-
-
 ENDS = "coalesce(expires_at, 'infinity')"
 
 
@@ -137,7 +123,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     way = "desc" if search.sort.startswith("-") else "asc"
     named = (("user_id", search.user_id), ("guild_id", search.guild_id), ("issued_by", search.issued_by))
     wanted = [f"{name} = {parameters.number(value)}" for name, value in named if value is not None]
-    dates = dates_of(search, parameters)
+    dates = search_dates.between(search.created_after, search.created_before, parameters)
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
     last = parameters.number(search.offset + search.limit + 1)
     terms = None if search.q is None else reason_search.terms(search.q, parameters, fragments=fragments)
@@ -441,42 +427,6 @@ def _of_weeks(weeks: str) -> str:
 
 def _count(conditions: Sequence[str]) -> str:
     return f"(select count(*) from punishments where {' and '.join(conditions)})"  # noqa: S608
-
-
-def dates_of(search: Search, parameters: Parameters) -> Dates:
-    after, before = search.created_after, search.created_before
-    cells = [
-        f"week between {first} and {last}" if last is not None else f"week >= {first}"
-        for first, last in covering(after, before)
-    ]
-    if after is None and before is None:
-        return Dates([], cells, [], "week = 0", [], [], None)
-    later = earlier = None
-    if after is not None:
-        later = f"created_at > {parameters.add(after, 'timestamptz')}"
-    if before is not None:
-        earlier = f"created_at < {parameters.add(before, 'timestamptz')}"
-    both = [condition for condition in (later, earlier) if condition is not None]
-    if after is not None and before is not None and day(after) >= day(before):
-        cut_days = [" and ".join(both)]
-    else:
-        cut_days = [] if after is None else [f"{later} and created_at < {beginning_of_day(day(after) + 1)}"]
-        cut_days += [] if before is None else [f"created_at >= {beginning_of_day(day(before))} and {earlier}"]
-    if after is not None and before is not None and week(after) >= week(before):
-        touched = f"week between {week(after)} and {week(before)}"
-        return Dates(both, cells, cut_days, "false", ["false"], [" and ".join(both)], touched)
-    weeks, whole, cut, touches = ["week > 0"], [], [], []
-    if after is not None:
-        touches.append(f"week >= {week(after)}")
-        weeks.append(f"week > {week(after)}")
-        whole.append(f"created_at >= {beginning(week(after) + 1)}")
-        cut.append(f"{later} and created_at < {beginning(week(after) + 1)}")
-    if before is not None:
-        touches.append(f"week <= {week(before)}")
-        weeks.append(f"week < {week(before)}")
-        whole.append(f"created_at < {beginning(week(before))}")
-        cut.append(f"created_at >= {beginning(week(before))} and {earlier}")
-    return Dates(both, cells, cut_days, " and ".join(weeks), whole, cut, " and ".join(touches))
 
 
 def _identity(search: Search, moment: Moment) -> tuple[object, ...]:
