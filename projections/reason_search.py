@@ -34,9 +34,15 @@ def terms(
     fragments: bool,
     of_words: Table = reason_words.TABLE,
     of_marks: marks.Marks = marks.PUNISHMENTS,
+    of_whom: str | None = None,
 ) -> Terms:
-    """``fragments``: the database has the index of the words for fragments."""
+    """``fragments``: the database has the index of the words for fragments. ``of_whom``: a relation (span, bits) of
+    what else has to be so; a guild or an issuer mostly has few spans, and words are looked for in these alone."""
     rows, tables, bits, known = [], [], [], ["true"]
+    spans = None
+    if of_whom is not None:
+        tables.append(f"of_whom as materialized (select array(select span from ({of_whom}) of_lines) as spans)")  # noqa: S608
+        spans = "(select spans from of_whom)::bigint[]"
     for place, term in enumerate(dict.fromkeys(name_key(q).split())):
         name = f"term_{place}"
         if fragments and len(term) >= LEAST:
@@ -50,7 +56,7 @@ def terms(
             if len(term) >= LEAST:
                 known.append(f"exists (select from {of_words.name} where {of_word})")
         tables.append(f"{name} as materialized (select word, punishments, ids from {of_words.name} where {of_word})")  # noqa: S608
-        bits.append(_bits(name, of_marks))
+        bits.append(_bits(name, of_marks, spans))
         rows.append(of_row)
     return Terms(rows=rows, tables=tables, bits=bits, known=" and ".join(known))
 
@@ -59,14 +65,15 @@ def terms(
 _PIECE = 512
 
 
-def _bits(words: str, of_marks: marks.Marks) -> str:
+def _bits(words: str, of_marks: marks.Marks, spans: str | None) -> str:
     # ordinal_marks_pkey, punishment_version_marks_pkey; OFFSET 0 because the planner, who does not know how few
     # words there are, might rather read all marks. A word of a single punishment says itself which one; of very many
     # such words the bits are put together in short pieces first, because it takes as long as a piece is.
+    these = "" if spans is None else f"and span = any({spans})"
     return f"""
         select span, bit_or(bits) as bits from (
             select span, bits from {words} cross join lateral (
-                select span, bits from {of_marks.name} where kind = {marks.WORD} and value = word offset 0
+                select span, bits from {of_marks.name} where kind = {marks.WORD} and value = word {these} offset 0
             ) of_word where punishments > 1
             union all
             select piece * {_PIECE} / {of_marks.span},

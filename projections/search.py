@@ -126,7 +126,7 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
     dates = search_dates.between(search.created_after, search.created_before, parameters)
     moment = parameters.add(now, "timestamptz") if search.active_only else ""
     last = parameters.number(search.offset + search.limit + 1)
-    terms = None if search.q is None else reason_search.terms(search.q, parameters, fragments=fragments)
+    terms = None if search.q is None else _terms(search, search.q, parameters, fragments=fragments)
     tables, of_words = ([], []) if terms is None else (terms.tables, terms.rows)
     wanted += of_words
     by_marks = bool(terms and types) and search.user_id is None
@@ -391,6 +391,14 @@ def _weeks(
         rows=[*rows, _state(search), _of_type(types)],
         passed=passed,
     )
+
+
+def _terms(search: Search, q: str, parameters: Parameters, *, fragments: bool) -> reason_search.Terms:
+    kind, value = marks.GUILD, search.guild_id
+    if value is None:
+        kind, value = marks.ISSUER, search.issued_by
+    of_whom = None if value is None else marks.marked(kind, parameters.number(value), marks.PUNISHMENTS)
+    return reason_search.terms(q, parameters, fragments=fragments, of_whom=of_whom)
 
 
 def _marked(
