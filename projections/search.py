@@ -173,20 +173,14 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
             # both are compared with one column.
             since, until = "(select since from spread)", "(select until from spread)"
             wanted += [f"(created_at, id) >= ({since}, 0)", f"created_at < {until}"]
-    between_by_end = bool(dates.both) and by_end(search) and search.user_id is None
-    sorts = _sorts_between(search, types, now) if between_by_end else None
-    if sorts is not None:
-        sought = [*wanted, *beyond_cursor, _state(search), _of_type(types)]
-        tables += [f"between_dates as materialized (select {sorts} as few)", _first_of_sorted(sought, order, last)]
-        wanted.append("(select not few from between_dates)")
-    if between_by_end:
-        cells = [[*cell, part] for cell in cells for part in _parts(search, parameters)]
-    ways = [("punishments", " and ".join([*wanted, *beyond_cursor, *cell])) for cell in cells]
+    sought = [*wanted, *beyond_cursor]
+    if dates.both and types and by_end(search) and search.user_id is None:
+        between, ways = _between_by_end(search, types, sought, cells, order, last, now, parameters)
+        tables += between
+    else:
+        ways = [("punishments", " and ".join([*sought, *cell])) for cell in cells]
     if by_marks:
         ways.append(("few", " and ".join(beyond_cursor) or "true"))
-    if sorts is not None:
-        # punishments_id
-        ways.append(("punishments", "id = any(array(select id from first_of_sorted))"))
     # Where a statement is planned anew each time, many columns in each walk take longer to plan than the rows of a page
     # to be looked up again. punishments_id
     columns, rows = "*", "p"
@@ -213,6 +207,50 @@ def statement(search: Search, now: datetime, *, fragments: bool) -> tuple[str, l
 
 def by_end(search: Search) -> bool:
     return search.sort.endswith("expires_at")
+
+
+def _between_by_end(
+    search: Search,
+    types: tuple[int, ...],
+    sought: list[str],
+    cells: list[list[str]],
+    order: str,
+    last: str,
+    now: datetime,
+    parameters: Parameters,
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """What stands in WITH for a page by end between dates, and the walks for it, each a table and its condition.
+
+    Those without an end stand in the order of ``created_at``, and no walk for them passes what is not between the
+    dates. Under ``-expires_at`` they come first; only where they are no page it matters what ends last, which a walk
+    may find behind all that was issued since."""
+    endless, ending = _parts(search, parameters)
+    sorts = _sorts_between(search, types, now)
+    tables, ways, short, walked = [], [], "true", "true"
+    if search.sort.startswith("-"):
+        # punishments_ends, or that of the issuer, the guild or both
+        walks = [
+            f"(select id, created_at, expires_at, {ENDS} as sort_key from punishments"  # noqa: S608
+            f" where {' and '.join([*sought, *cell, endless])} {order} limit {last})"
+            for cell in cells
+        ]
+        of_all = f"select * from ({' union all '.join(walks)}) walks {order} limit {last}"  # noqa: S608
+        tables.append(f"without_end as materialized ({of_all})")
+        short = f"(select count(*) < {last} from without_end)"  # noqa: S608
+        sorts = sorts and f"case when {short} then {sorts} else false end"
+    if sorts is not None:
+        walked = "(select not few from between_dates)"
+        of_dates = [*sought, _state(search), _of_type(types)]
+        tables += [f"between_dates as materialized (select {sorts} as few)", _first_of_sorted(of_dates, order, last)]
+        # punishments_id
+        ways.append(("punishments", "id = any(array(select id from first_of_sorted))"))
+    parts = [endless, ending]
+    if search.sort.startswith("-"):
+        ways.append(("without_end", walked))
+        parts = [ending]
+    conditions = [*sought, short, walked]
+    ways += [("punishments", " and ".join([*conditions, *cell, part])) for cell in cells for part in parts]
+    return tables, ways
 
 
 def _first_of_sorted(wanted: list[str], order: str, last: str) -> str:
