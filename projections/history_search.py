@@ -95,13 +95,13 @@ def statement(search: Search, at: Instant, position: int | None, *, fragments: b
         total, ways = "(select count(*) from mine)", [_sorted_rows("mine", asked, beyond, way)]
     else:
         tables += _marked(asked, terms)
-        if (few := _few_between(asked)) is not None:
-            tables.append(f"between_dates as materialized (select {few} as few)")
+        walks_of, walks = _walks(asked, terms, beyond, way, parameters)
+        tables += walks_of
         if has_sums(asked):
             total = "((select most from decided) + (select count(*) from apart))::bigint"
         else:
             total = f"case when (select few from decided) then (select count(*) from few) else {_total(asked)} end"  # noqa: S608
-        ways = [_sorted_rows("few", asked, beyond, way), *_walks(asked, terms, beyond, way, parameters)]
+        ways = [_sorted_rows("few", asked, beyond, way), *walks]
     sql = f"""
         {f"with {', '.join(tables)}" if tables else ""}
         select {_POSITION}, {total}, {"true" if terms is None else terms.known}, {_as_it_was(asked.then)}
@@ -304,10 +304,11 @@ def _total(asked: Asked) -> str:
 
 def _walks(
     asked: Asked, terms: reason_search.Terms | None, beyond: list[str], way: str, parameters: Parameters
-) -> list[str]:
-    """One for each type along punishment_versions_created or punishment_versions_ends, and those that are not in order.
-    Order and limit stand in every walk, because the planner asks a branch of UNION ALL that has conditions of its own
-    for no order."""
+) -> tuple[list[str], list[str]]:
+    """What stands in WITH for the walks, and these: one for each type along punishment_versions_created or
+    punishment_versions_ends, and those that are not in order. Order and limit stand in every walk, because the planner
+    asks a branch of UNION ALL that has conditions of its own for no order. As in ``search``, by ``-expires_at`` what
+    ends is looked for only where those without an end are no page."""
     search = asked.search
     rows = [] if terms is None else terms.rows
     # Of a CASE the planner knows nothing, and so expects a half; what it takes for rare it would rather sort.
@@ -318,33 +319,47 @@ def _walks(
     wanted += [f"serves = {ALL}", "(select not few from decided)", *asked.dates.both, *beyond]
     wanted += [f"case when {' and '.join(counts)} then true end", *_bounds(asked)]
     wanted += [f"{ENDS} > {asked.then.now}"] if search.active_only else []
-    # (sort key, condition) of each walk along a type.
-    parts = [(_sort_key(asked), "true")]
-    if by_end(search):
-        with_end = f"{ENDS} < 'infinity'"
-        if asked.position is not None:
-            with_end += f" and {ENDS} < {after_last(marks.EXPIRES, asked.position)}"
-        if search.created_after is not None:
-            with_end += f" and {ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
-        parts = [(ENDS, f"{ENDS} = 'infinity'"), (ENDS, with_end)]
-        if _few_between(asked) is not None:
-            parts = [(key, f"{part} and (select not few from between_dates)") for key, part in parts]  # noqa: S608
-            # The sum is no index's order, so that the planner sorts what lies between the dates.
-            parts.append((f"{ENDS} + interval '0'", "(select few from between_dates)"))
     spread = "true"
     if not by_end(search) and _is_spread(search):
         # One bound only: between two ends that it does not know the planner expects nearly nothing.
         bound = "created_at < (select until" if way == "desc" else "created_at >= (select since"
         spread = f"{bound} from spread where type = {{}})"
-    walks = [
-        f"select *, {key} as sort_key from punishment_versions"  # noqa: S608
-        f" where type = {kind:d} and {part} and {' and '.join([*wanted, spread.format(kind)])}"
-        f" {_order(way)} limit {asked.last:d}"
-        for kind in asked.types
-        for key, part in parts
-    ]
+
+    def along(key: str, *conditions: str) -> list[str]:
+        return [
+            f"select *, {key} as sort_key from punishment_versions"  # noqa: S608
+            f" where type = {kind:d} and {' and '.join([*conditions, *wanted, spread.format(kind)])}"
+            f" {_order(way)} limit {asked.last:d}"
+            for kind in asked.types
+        ]
+
     apart = " and ".join(["(select not few from decided)", *beyond])
-    return [*walks, f"select *, {_sort_key(asked)} as sort_key from apart where {apart}"]  # noqa: S608
+    walks = [f"select *, {_sort_key(asked)} as sort_key from apart where {apart}"]  # noqa: S608
+    if not by_end(search):
+        return [], [*walks, *along("created_at")]
+    endless, ending = f"{ENDS} = 'infinity'", f"{ENDS} < 'infinity'"
+    if asked.position is not None:
+        ending += f" and {ENDS} < {after_last(marks.EXPIRES, asked.position)}"
+    if search.created_after is not None:
+        ending += f" and {ENDS} > {parameters.add(search.created_after, 'timestamptz')} - interval '24 hours'"
+    tables, few, walked, short = [], _few_between(asked), "true", "true"
+    if way == "desc":
+        without_end = " union all ".join(f"({one})" for one in along(ENDS, endless))
+        tables.append(
+            f"without_end as materialized (select * from ({without_end}) walks {_order(way)} limit {asked.last:d})"  # noqa: S608
+        )
+        short = f"(select count(*) < {asked.last:d} from without_end)"  # noqa: S608
+        few = few and f"case when {short} then {few} else false end"
+    if few is not None:
+        tables.append(f"between_dates as materialized (select {few} as few)")
+        walked = "(select not few from between_dates)"
+        # The sum is no index's order, so that the planner sorts what lies between the dates.
+        walks += along(f"{ENDS} + interval '0'", "(select few from between_dates)")
+    if way == "desc":
+        walks.append(f"select * from without_end where {walked}")  # noqa: S608
+    else:
+        walks += along(ENDS, endless, walked)
+    return tables, [*walks, *along(ENDS, ending, short, walked)]
 
 
 def _is_spread(search: Search) -> bool:
