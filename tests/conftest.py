@@ -62,4 +62,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+    gc.callbacks.append(_freeze_again)
     gc.enable()
+
+
+def pytest_runtest_setup() -> None:
+    _freeze_again("start", {})
+
+
+def _freeze_again(phase: str, _: dict[str, int]) -> None:
+    """Imports and rebuilds collect when they begin, and thaw everything when they end (workers/collector.py). In a
+    process that holds all tests each of the hundreds that it runs itself would look through a million objects."""
+    if phase == "start" and not gc.get_freeze_count():
+        gc.freeze()
