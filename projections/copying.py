@@ -3,11 +3,12 @@ that the driver takes to write each value by itself."""
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import msgspec
-from psycopg import sql
+from psycopg import pq, sql
 
-from modledger.projections.projector import Cursor
+from modledger.projections.projector import Cursor, Table
 
 _lines = msgspec.json.Encoder().encode_lines
 _one = msgspec.json.Encoder().encode
@@ -27,6 +28,21 @@ def copy_rows(
     )
     with cursor.copy(statement) as copy:
         copy.write(csv(rows, [n for n, kind in enumerate(columns.values()) if kind.startswith("jsonb")]))
+
+
+def add_rows(cursor: Cursor, table: Table, rows: Sequence[msgspec.Struct]) -> None:
+    """Writes these rows (at least one), whose fields are the columns of the table, in that order; none is there yet.
+    A pipeline cannot take COPY, so in one they are inserted."""
+    if cursor.connection.pgconn.pipeline_status == pq.PipelineStatus.OFF:
+        copy_rows(cursor, sql.Identifier(table.name), table.columns, rows)
+    else:
+        cursor.execute(_insert(table.name, tuple(table.columns)), (msgspec.json.encode(rows).decode(),))
+
+
+@cache
+def _insert(table: str, columns: tuple[str, ...]) -> bytes:
+    told = ", ".join(columns)
+    return f"insert into {table} ({told}) select {told} from json_populate_recordset(null::{table}, %s)".encode()  # noqa: S608
 
 
 def csv(rows: Sequence[msgspec.Struct], in_json: Sequence[int]) -> bytes:

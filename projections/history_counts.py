@@ -66,10 +66,13 @@ def add(to: dict[Cell, list[int]], versions: Sequence[Version], sign: int) -> No
             continue
         guilds = (0,) if one.guild_id is None else (0, one.guild_id)
         issuers = (0,) if one.issued_by is None else (0, one.issued_by)
+        whose = [(guild, issuer) for guild in guilds for issuer in issuers]
         for axis, place, there, active in _turns(one):
-            for guild in guilds:
-                for issuer in issuers:
-                    delta = to.setdefault((axis, guild, issuer, one.type, place), [0, 0])
+            for guild, issuer in whose:
+                cell = (axis, guild, issuer, one.type, place)
+                if (delta := to.get(cell)) is None:
+                    to[cell] = [sign * there, sign * active]
+                else:
                     delta[0] += sign * there
                     delta[1] += sign * active
 

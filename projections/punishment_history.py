@@ -8,6 +8,7 @@ import msgspec
 from modledger.domain import events
 from modledger.domain.envelope import Recorded
 from modledger.projections import history_counts, marks, punishments, reason_words
+from modledger.projections.copying import add_rows
 from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 from modledger.projections.punishment_versions import MARKS, WORDS, Version, marked, versions
 from modledger.projections.punishment_versions import TABLE as VERSIONS
@@ -64,15 +65,20 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
     for before, after in changes:
         earlier = [] if before is None else versions(before.stream, before.changes)
         later = versions(after.stream, after.changes)
-        history_counts.add(counts, earlier, -1)
+        if earlier:
+            history_counts.add(counts, earlier, -1)
         history_counts.add(counts, later, 1)
         if before is None:
             first += later
-        else:
-            was = {one.place: one for one in earlier}
-            new += [one for one in later if was.get(one.place) != one]
-            left = was.keys() - {one.place for one in later}
-            gone += [{"stream": after.stream, "number": after.number, "place": place} for place in sorted(left)]
+            made += _words(later)
+            # None twice: each wording has a position of its own.
+            for one in later:
+                set_ += marked(one)
+            continue
+        was = {one.place: one for one in earlier}
+        new += [one for one in later if was.get(one.place) != one]
+        left = was.keys() - {one.place for one in later}
+        gone += [{"stream": after.stream, "number": after.number, "place": place} for place in sorted(left)]
         bore, bears = _words(earlier), _words(later)
         made += bears - bore
         lost += bore - bears
@@ -87,7 +93,7 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
             (msgspec.json.encode(gone).decode(),),
         )
     if first:
-        cursor.execute(_INSERT, (msgspec.json.encode(first).decode(),))
+        add_rows(cursor, VERSIONS, first)
     if new:
         cursor.execute(_UPSERT, (msgspec.json.encode(new).decode(),))
     set_ += [(marks.WORD, word, position) for word, position in reason_words.numbered(made)]
@@ -99,12 +105,12 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
 
 _COLUMNS = ", ".join(VERSIONS.columns)
 _LATER = ", ".join(f"{column} = excluded.{column}" for column in VERSIONS.columns if column not in VERSIONS.primary_key)
-_INSERT = (
+# punishment_versions_pkey
+_UPSERT = (
     f"insert into punishment_versions ({_COLUMNS})"  # noqa: S608
     f" select {_COLUMNS} from json_populate_recordset(null::punishment_versions, %s)"
+    f" on conflict (stream, number, place) do update set {_LATER}"
 ).encode()
-# punishment_versions_pkey
-_UPSERT = _INSERT + f" on conflict (stream, number, place) do update set {_LATER}".encode()
 
 
 def _words(found: Sequence[Version]) -> set[tuple[str, int]]:

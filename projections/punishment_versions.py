@@ -18,7 +18,7 @@ both times lie in their ranges.
 import bisect
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
@@ -28,7 +28,7 @@ import msgspec
 from modledger.domain.subjects import EndingKind
 from modledger.projections import marks, reason_words
 from modledger.projections.projector import Table
-from modledger.projections.punishments import AMENDED, Change, Punishment, step
+from modledger.projections.punishments import Change, Punishment, step
 from modledger.projections.weeks import week
 
 TABLE = Table(
@@ -166,40 +166,55 @@ def _words(change: Change) -> bool:
 def _wordings(stream: str, dated: Sequence[_Dated]) -> list[Version]:
     found: list[Version] = []
     row: Punishment | None = None
-    for one in dated:
-        change = one.change
-        row = step(row, stream, change)
-        if not _words(change):
-            found[-1] = msgspec.structs.replace(
-                found[-1],
-                ended_kind=row.ended_kind,
-                ended_at=change.at,
-                ended_by=row.lifted_by,
-                ended_position=change.position,
-                ended_dated=one.date,
-            )
-            continue
-        if change.what == AMENDED:
-            found[-1] = msgspec.structs.replace(found[-1], until_position=change.position, dated_until=one.date)
-        state = _state(row, None)
-        since = {"since_position": change.position, "dated_since": one.date}
-        found.append(msgspec.structs.replace(state, place=len(found), position=change.position, serves=ALL, **since))
-    recorded = {one.change.position: one.change.recorded_at for one in dated}
-    return [_stopping(one, recorded) for one in found]
+    for one, after in itertools.zip_longest(dated, dated[1:]):
+        if _words(one.change):
+            row = step(row, stream, one.change)
+            found.append(_wording(row, len(found), one, after))
+    return found
 
 
-def _stopping(one: Version, recorded: Mapping[int, datetime]) -> Version:
-    """With what is known of when it stopped to be active. ``recorded``: when, by position."""
-    gone, end = one.until_position or one.ended_position, one.expires_at
+def _wording(row: Punishment, place: int, one: _Dated, after: _Dated | None) -> Version:
+    """The version that ``row`` is since ``one``, until what comes next."""
+    replaced = after if after is not None and _words(after.change) else None
+    ending = after if after is not None and replaced is None else None
+    ended = row if ending is None else step(row, row.stream, ending.change)
+    since, gone, end = one.change.position, None if after is None else after.change.position, row.expires_at
     known_stop, known_end = gone, None
     if end is not None:
-        if end <= recorded[one.since_position]:
-            known_stop = one.since_position
-        elif gone is None or end <= recorded[gone]:
+        if end <= one.change.recorded_at:
+            known_stop = since
+        elif after is None or end <= after.change.recorded_at:
             known_stop, known_end = None, end
-    stops = [date for date in (one.dated_until, one.ended_dated, end) if date is not None]
-    dated_stop = max(min(stops), one.dated_since) if stops else None
-    return msgspec.structs.replace(one, known_stop=known_stop, known_end=known_end, dated_stop=dated_stop)
+    stop = end if after is None or (end is not None and end <= after.date) else after.date
+    return Version(
+        stream=row.stream,
+        number=row.number,
+        place=place,
+        id=row.id,
+        position=since,
+        user_id=row.user_id,
+        guild_id=row.guild_id,
+        type=row.type,
+        reason=row.reason,
+        reason_key=row.reason_key,
+        issued_by=row.issued_by,
+        expires_at=end,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        ended_kind=ended.ended_kind,
+        ended_at=None if ending is None else ending.change.at,
+        ended_by=ended.lifted_by,
+        serves=ALL,
+        since_position=since,
+        until_position=None if replaced is None else gone,
+        ended_position=None if ending is None else gone,
+        dated_since=one.date,
+        dated_until=None if replaced is None else replaced.date,
+        ended_dated=None if ending is None else ending.date,
+        known_stop=known_stop,
+        known_end=known_end,
+        dated_stop=None if stop is None else max(stop, one.date),
+    )
 
 
 def _state(row: Punishment, ended_at: datetime | None) -> Version:

@@ -54,6 +54,9 @@ def words(text: str) -> list[str]:
 
 def bare(word: str) -> str:
     """The word without punctuation around it; one that is nothing else stays as it is."""
+    # Most are nothing but letters and digits, which are the signs that the pattern looks for.
+    if word.isalnum():
+        return word
     found = _BARE.search(word)
     return word if found is None else found[0]
 

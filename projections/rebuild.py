@@ -106,6 +106,13 @@ def search(cursor: Cursor, *schemas: str) -> None:
     cursor.execute(sql.SQL("set search_path = {}").format(sql.SQL(", ").join(map(sql.Identifier, schemas))))
 
 
+def wait_for_no_flush(conn: psycopg.Connection[Any]) -> None:
+    """Lets the session commit without waiting for the disk. Whoever kills the server takes the last batches back, with
+    the progress that says that they were made; nobody was told of them. Later commits that wait, as the promotion's,
+    have these on disk before them."""
+    conn.execute("set synchronous_commit = off")
+
+
 def replays(conn: psycopg.Connection[Any], place: Place, projector: str | None = None) -> list[Replay]:
     """The last rebuild of each projector, or of one; none of those that never had one."""
     with conn.cursor(row_factory=class_row(Replay)) as cursor:

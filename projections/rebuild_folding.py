@@ -26,6 +26,7 @@ from modledger.projections.rebuild import (
     move,
     place_of,
     replays,
+    wait_for_no_flush,
 )
 
 BATCH = 5_000
@@ -49,6 +50,7 @@ def fold_parts(conninfo: str, projectors: Sequence[Projector[Any]], ledger: Ledg
     and ReplayFailed.
     """
     with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as conn:
+        wait_for_no_flush(conn)
         for number, projector in enumerate(projectors):
             first = _member(conn, projector)
             if first.run.folded and first.run.state != "created":

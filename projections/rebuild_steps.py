@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 
 from modledger.domain.ledger import Ledger
 from modledger.domain.mapper import UnreadableEvent
+from modledger.projections import marks
 from modledger.projections.catalog import add_primary_key, create_bare, create_indexes
 from modledger.projections.projector import (
     Cursor,
@@ -33,11 +34,14 @@ from modledger.projections.rebuild import (
     leave_to_vacuum,
     move,
     search,
+    wait_for_no_flush,
 )
 from modledger.projections.rights import give, of_read_tables
 from modledger.projections.verification import verify_projector
 
 BATCH = 5_000
+# As many as share a line of marks by ordinals, so that each batch makes lines that the next leaves alone.
+DERIVED = marks.ORDINALS
 PAUSE_SECONDS = 0.1
 # How long promotion waits for a table before it lets the readers behind it pass and tries again. Less than
 # deadlock_timeout, so that of a reader and a promotion that block each other it is always the promotion that yields.
@@ -56,13 +60,19 @@ def finish(
     ledger: Ledger,
     followed: Followed,
     between: Callable[[], None],
+    *,
+    alone: bool = True,
 ) -> Replay:
     """All that comes after the folding of the streams, up to ``verified``. For one process at a time, which the caller
     sees to; goes on where another was killed. ``followed`` says whether the tables that are read are brought up to the
     ledger by somebody, so that waiting for them has an end. ``between`` is called from batch to batch, and may raise to
-    end it there. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
+    end it there. ``alone``: nobody finishes another at the same time, so that the server may use its own further
+    processes. Raises ReplayAborted, ReplayRefused, ReplayFailed."""
     with beside(conninfo, projector.name) as (conn, place):
         run = current(conn, place, projector)
+        wait_for_no_flush(conn)
+        if not alone:
+            conn.execute("set max_parallel_maintenance_workers = 0; set max_parallel_workers_per_gather = 0")
         try:
             if run.state == "replaying" and run.folded:
                 _number(conn, place, projector, run)
@@ -75,6 +85,7 @@ def finish(
             if run.state == "catching_up":
                 _catch_up(conn, projector, ledger)
                 note = _verify(conn, conninfo, place, projector, ledger, followed, between)
+                conn.execute("reset synchronous_commit")
                 move(conn.cursor(row_factory=tuple_row), place, run.run, ["catching_up"], "verified", note=note)
         except (FoldFailed, UnreadableEvent, ReplayFailed) as error:
             fail(conn, place, run.run, str(error))
@@ -179,7 +190,7 @@ def _derive(
                     "select coalesce(json_agg(t), '[]')::text from"
                     " (select * from {table} {beyond} order by {order} limit %s) as t"
                 ).format(table=sql.Identifier(table.name), beyond=beyond, order=order),
-                (*(after or ()), BATCH),
+                (*(after or ()), DERIVED),
             ).fetchone()
             assert row is not None
             rows = decoder.decode(row[0])
@@ -292,20 +303,25 @@ def _advance_to(conn: psycopg.Connection[Any], projector: Projector[Any], ledger
 
 def _differing(cursor: Cursor, place: Place, table: Table) -> int:
     """How many rows only one of the two tables has."""
-    rebuilt, live = (
-        sql.SQL("select {} from {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, table.columns)), sql.Identifier(schema, table.name)
-        )
-        for schema in (place.shadow, place.home)
-    )
-    # Both tables whole. Side by side by their keys that takes a third of what EXCEPT both ways does.
+    # Both tables whole. Side by side by their keys that takes a third of what EXCEPT both ways does, and column by
+    # column half of what rows made of the columns do.
     row = cursor.execute(
         sql.SQL(
-            "select count(a) + count(b) from ({}) as a full join ({}) as b using ({}) where a is distinct from b"
-        ).format(rebuilt, live, sql.SQL(", ").join(map(sql.Identifier, table.primary_key)))
+            "select count(a.{first}) + count(b.{first}) from {rebuilt} a full join {live} b on {same} where {differ}"
+        ).format(
+            first=sql.Identifier(table.primary_key[0]),
+            rebuilt=sql.Identifier(place.shadow, table.name),
+            live=place.at_home(table.name),
+            same=sql.SQL(" and ").join(_both("{} = {}", column) for column in table.primary_key),
+            differ=sql.SQL(" or ").join(_both("{} is distinct from {}", column) for column in table.columns),
+        )
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _both(compared: LiteralString, column: str) -> sql.Composed:
+    return sql.SQL(compared).format(sql.Identifier("a", column), sql.Identifier("b", column))
 
 
 def promote(conninfo: str, projector: Projector[Any], ledger: Ledger) -> Replay:

@@ -62,7 +62,7 @@ def run_replays(
     with _helpers(["all", "--helping"], processes - 1):
         fold_parts(conninfo, projectors, ledger, stop)
         if not stop.is_set():
-            finish_free(ledger, conninfo, projectors, stop)
+            finish_free(ledger, conninfo, projectors, stop, alone=processes == 1)
         with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
             return [
                 _verified(connection, projector) or _finish(ledger, conninfo, projector, stop)
@@ -70,14 +70,18 @@ def run_replays(
             ]
 
 
-def finish_free(ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event) -> None:
-    """Finishes the rebuilds that nobody else is at, one after the other; raises as ``run_replay``."""
+def finish_free(
+    ledger: Ledger, conninfo: str, projectors: Sequence[Projector[Any]], stop: threading.Event, *, alone: bool
+) -> None:
+    """Finishes the rebuilds that nobody else is at, one after the other; ``alone``: no other process does so. Raises as
+    ``run_replay``."""
     with psycopg.connect(conninfo, autocommit=True, application_name="modledger replay") as connection:
         for projector in projectors:
             name = f"replay {projector.name}"
             if stop.is_set() or _verified(connection, projector) or not take_free_turn(connection, name):
                 continue
-            finish(conninfo, projector, ledger, _followed(projector), partial(_unless_stopped, projector.name, stop))
+            between = partial(_unless_stopped, projector.name, stop)
+            finish(conninfo, projector, ledger, _followed(projector), between, alone=alone)
             end_turn(connection, name)
 
 
