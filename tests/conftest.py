@@ -62,16 +62,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
-    gc.callbacks.append(_freeze_again)
+    gc.unfreeze = _stay_frozen
     gc.enable()
 
 
-def pytest_runtest_setup() -> None:
-    _freeze_again("start", {})
-
-
-def _freeze_again(phase: str, _: dict[str, int]) -> None:
-    """Imports and rebuilds collect when they begin, and thaw everything when they end (workers/collector.py). In a
-    process that holds all tests each of the hundreds that it runs itself would look through a million objects."""
-    if phase == "start" and not gc.get_freeze_count():
-        gc.freeze()
+def _stay_frozen() -> None:
+    """Imports and rebuilds collect garbage and freeze when they begin, and thaw everything when they end
+    (workers/collector.py). In a process that holds all tests, each of the hundreds that it runs itself would then look
+    through a million objects of the suite. Whether they are frozen is not to be asked instead: to count takes as
+    long."""
