@@ -173,7 +173,9 @@ def _rows(cursor: Cursor, member: Member, streams: Sequence[tuple[frozenset[str]
         row
         for topics, events in streams
         if not topics.isdisjoint(wanted)
-        for row in fold_stream(projector, [one for one in events if one.event.TOPIC in wanted]).values()
+        for row in fold_stream(
+            projector, events if topics <= wanted else [one for one in events if one.event.TOPIC in wanted]
+        ).values()
     ]
     if rows:
         copy_rows(cursor, sql.Identifier(member.place.shadow, projector.table.name), projector.table.columns, rows)

@@ -153,8 +153,7 @@ def all_command(processes: int, dropping: bool, helping: bool) -> None:
         if helping:
             begun = _begun(conninfo)
             fold_parts(conninfo, begun, ledger, stop)
-            # From the other end, so as to be seldom in the way.
-            finish_free(ledger, conninfo, begun[::-1], stop, alone=False)
+            finish_free(ledger, conninfo, begun, stop, alone=False)
             return
         with turn(conninfo, "all", stop):
             begun = _begun(conninfo)
