@@ -62,12 +62,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
-    gc.unfreeze = _stay_frozen
     gc.enable()
-
-
-def _stay_frozen() -> None:
-    """Imports and rebuilds collect garbage and freeze when they begin, and thaw everything when they end
-    (workers/collector.py). In a process that holds all tests, each of the hundreds that it runs itself would then look
-    through a million objects of the suite. Whether they are frozen is not to be asked instead: to count takes as
-    long."""

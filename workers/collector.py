@@ -10,9 +10,9 @@ OBJECTS = 100_000
 
 @contextmanager
 def collected_seldom() -> Iterator[None]:
-    """For the whole process: what is there by now is not looked through, and the rest only after so many new objects.
-    Events and rows go by their count of references; at Python's own threshold those of a batch are looked through again
-    and again while all of them are needed."""
+    """For the whole process: what is there by now is not looked through any more, and the rest only after so many new
+    objects, until the end of this. Events and rows go by their count of references; at Python's own threshold those of
+    a batch are looked through again and again while all of them are needed."""
     collections = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -21,4 +21,3 @@ def collected_seldom() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*collections)
-        gc.unfreeze()
