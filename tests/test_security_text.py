@@ -36,12 +36,14 @@ WRITTEN_BY_OTHERS = {
     "[1-9][0-9]{0,18}": "the size in a signed head that a witness brings",
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]": "what is logged on a terminal",
     r"\\(?:u00([0-9a-f]{2})|(.))": "the rows of a rebuild: reasons and names of any length, as JSON",
+    r'\\[^"\\]': "the same",
 }
 # Of these those that are looked for anywhere; the others have to fit from the beginning.
 SEARCHED = {
     r"[^\W_](?:.*[^\W_])?",
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]",
     r"\\(?:u00([0-9a-f]{2})|(.))",
+    r'\\[^"\\]',
 }
 # What the operator writes (settings, command line), PostgreSQL (its files, its version) or we ourselves.
 WRITTEN_BY_US = {
