@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
+
 from bench.processes import free_port
+from modledger.projections.due import due_punishments, due_subscriptions
+from modledger.workers.postgres import EmbeddedPostgres
 from tests.forked import modledger
 
 PATIENCE_SECONDS = 90
@@ -115,8 +120,19 @@ class Product:
 
 
 def make_product(folder: Path) -> None:
-    """Makes a data folder, for copies of it to be started: ``up`` has been there and has loaded the demo."""
+    """Makes a data folder, for copies of it to be started: ``up`` has been there and has loaded the demo, and what of
+    that had run out by then is recorded, so that nothing but its own commands moves the ledger on under a test."""
     product = Product(folder)
     product.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    database = EmbeddedPostgres(folder / "postgres")
+    try:
+        with psycopg.connect(database.attach()) as connection:
+            while any(True for due in (due_punishments, due_subscriptions) for _ in due(connection, datetime.now(UTC))):
+                connection.rollback()
+                assert time.monotonic() < deadline, product.said()
+                time.sleep(0.05)
+    finally:
+        database.detach()
     assert product.stop() == 0, product.said()
     product.output.unlink()
