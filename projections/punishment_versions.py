@@ -186,23 +186,11 @@ def _wording(row: Punishment, place: int, one: _Dated, after: _Dated | None) -> 
         elif after is None or end <= after.change.recorded_at:
             known_stop, known_end = None, end
     stop = end if after is None or (end is not None and end <= after.date) else after.date
-    return Version(
-        stream=row.stream,
-        number=row.number,
+    return msgspec.structs.replace(
+        _state(row, None if ending is None else ending.change.at),
         place=place,
-        id=row.id,
         position=since,
-        user_id=row.user_id,
-        guild_id=row.guild_id,
-        type=row.type,
-        reason=row.reason,
-        reason_key=row.reason_key,
-        issued_by=row.issued_by,
-        expires_at=end,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
         ended_kind=ended.ended_kind,
-        ended_at=None if ending is None else ending.change.at,
         ended_by=ended.lifted_by,
         serves=ALL,
         since_position=since,
