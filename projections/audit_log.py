@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from modledger.domain import events
-from modledger.domain.envelope import Recorded, SubjectKind
+from modledger.domain.envelope import Recorded, SubjectKind, subject_of
 from modledger.projections.projector import Cursor, Key, Projector, Slice, Table
 from modledger.projections.weeks import week, within
 
@@ -137,12 +137,12 @@ def touches(recorded: Recorded) -> Key:
 
 
 def fold(rows: Mapping[Key, Entry], recorded: Recorded) -> Sequence[Entry]:  # noqa: ARG001 - every event is a row
-    of, _, number = recorded.stream.partition(":")
+    of = subject_of(recorded.stream)
     return (
         Entry(
             position=recorded.position,
-            event_type=EVENT_TYPES[of, recorded.event.TOPIC],  # type: ignore[index]
-            entity_id=int(number),
+            event_type=EVENT_TYPES[of.kind, recorded.event.TOPIC],
+            entity_id=of.id,
             actor_id=recorded.actor.id,
             occurred_at=recorded.occurred_at,
             correlation_id=recorded.correlation_id,

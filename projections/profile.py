@@ -173,8 +173,6 @@ def fold(rows: Mapping[Key, Profile], recorded: Recorded) -> Sequence[Profile]:
 
 
 def _restricted(still_open: standing.OpenPunishments) -> dict[str, Any]:
-    if not still_open:
-        return {"open_punishments": {}, "banned_until": None, "timeout_until": None, "held": 0}
     banned_until, timeout_until = (standing.greatest_until(still_open, kind) for kind in (BAN, TIMEOUT))
     held = 2 if banned_until is not None else 1 if timeout_until is not None else 0
     return {

@@ -65,8 +65,7 @@ def derive(cursor: Cursor, changes: Sequence[tuple[History | None, History]]) ->
     for before, after in changes:
         earlier = [] if before is None else versions(before.stream, before.changes)
         later = versions(after.stream, after.changes)
-        if earlier:
-            history_counts.add(counts, earlier, -1)
+        history_counts.add(counts, earlier, -1)
         history_counts.add(counts, later, 1)
         if before is None:
             first += later

@@ -22,9 +22,9 @@ OpenPunishments = dict[int, tuple[int, datetime | None]]
 TIER_CHANGES = (
     events.SubscriptionGranted | events.TrialStarted | events.SubscriptionRenewed | events.SubscriptionRevoked
 )
+ENDINGS = events.Revoked | events.PunishmentLapsed
 # By the class: each event is asked, and isinstance with a union of classes takes longer than all else about most.
 _CHANGES_TIER = frozenset({*get_args(TIER_CHANGES), events.SubscriptionEnded})
-_ENDINGS = frozenset({*get_args(events.Revoked), events.PunishmentLapsed})
 
 
 def is_later(at: datetime | None, recorded: Recorded) -> bool:
@@ -66,10 +66,8 @@ def open_after(
         return {**open_punishments, recorded.version: (issued, getattr(event, "expires_at", None))}
     if not open_punishments:
         return None
-    if type(event) in _ENDINGS:
-        ended: int = event.number  # type: ignore[attr-defined]
-        if ended in open_punishments:
-            return {number: entry for number, entry in open_punishments.items() if number != ended}
+    if isinstance(event, ENDINGS) and event.number in open_punishments:
+        return {number: entry for number, entry in open_punishments.items() if number != event.number}
     if isinstance(event, events.PunishmentAmended) and event.number in open_punishments:
         return {**open_punishments, event.number: (open_punishments[event.number][0], event.expires_at)}
     return None
