@@ -1,7 +1,8 @@
 """The ledger on PostgreSQL: table, keys and functions of ``workers/migrations/0001_ledger.sql``, one of these as
 ``0013_append_in_sets.sql`` has it."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
 from threading import Event, Thread
@@ -31,7 +32,7 @@ Answer = TypeVar("Answer")
 PATIENCE = 5.0
 # Between two tries, in seconds; and how long a command of a call that failed is tried alone, for the others to go on.
 PAUSE, ALONE_SECONDS = 0.1, 0.25
-# A batch is one statement and may be large.
+# A batch is one statement and may be large; a page of streams is read from all over the disk.
 BATCH_SECONDS = 120
 # At most one NOTIFY in this time, in seconds, and one process.
 NOTIFY_PAUSE = 0.001
@@ -123,9 +124,7 @@ class LedgerRecorder(PostgresApplicationRecorder):
         def send(connection: psycopg.Connection[Any]) -> str | None:
             nonlocal tries
             tries += 1
-            # In no pipeline: psycopg 3.3 may wait for the end of one with a part of a large statement not sent.
-            with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
+            with _for_a_batch(connection) as cursor:
                 row = cursor.execute(ledger_queries.APPEND_BATCH, arguments, prepare=True).fetchone()
             return f"{row[0]} is not at {expected[row[0]]}" if row and row[0] is not None else None
 
@@ -171,7 +170,12 @@ class LedgerRecorder(PostgresApplicationRecorder):
         query, bounds = (
             (ledger_queries.AFTER_ONE, [after]) if until is None else (ledger_queries.BETWEEN_TWO, [after, until])
         )
-        found = self._rows(query, *bounds, limit, limit, list(topics), head)
+
+        def ask(connection: psycopg.Connection[Any]) -> list[TupleRow]:
+            with _for_a_batch(connection) as cursor:
+                return cursor.execute(query, (*bounds, limit, limit, list(topics), head), prepare=True).fetchall()
+
+        found = self._reach(ask, monotonic() + PATIENCE)
         last, passed = next((row[0], row[1]) for row in found if row[2] is None)
         return [Row(*row) for row in found if row[2] is not None], passed, last
 
@@ -279,6 +283,15 @@ class LedgerRecorder(PostgresApplicationRecorder):
         # One connection found dead means that its idle neighbours are dead as well.
         self.datastore.pool.check()
         sleep(PAUSE)
+
+
+@contextmanager
+def _for_a_batch(connection: psycopg.Connection[Any]) -> Iterator[psycopg.Cursor[TupleRow]]:
+    """A transaction whose statement may take longer than one that somebody waits for. In no pipeline: psycopg 3.3 may
+    wait for the end of one with a part of a large statement not sent."""
+    with connection.transaction(), connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        cursor.execute(f"set local statement_timeout = '{BATCH_SECONDS}s'")
+        yield cursor
 
 
 def _rows_and_keys(found: Sequence[TupleRow]) -> tuple[list[Row], WrappedKeys]:

@@ -18,7 +18,7 @@ from modledger.domain.events import ERASED, SubjectErased, UserWarned
 from modledger.domain.ledger import LedgerUnavailable, VersionConflict
 from modledger.domain.mapper import UnknownEvent, UnreadableEvent
 from modledger.domain.personal_text import WrongMasterKey
-from modledger.domain.postgres_ledger import NotMigrated, PostgresLedger
+from modledger.domain.postgres_ledger import PATIENCE, NotMigrated, PostgresLedger
 from modledger.workers.migrate import apply_sql
 from modledger.workers.postgres import EmbeddedPostgres
 from tests.databases import MASTER_KEY
@@ -221,6 +221,17 @@ def test_a_batch_whose_connection_dies_is_in_the_ledger_once(database: str, ledg
             watcher.execute("select pg_terminate_backend(%s)", (wait_for_held_append(watcher),))
         future.result()
     assert [e.version for e in ledger.read(0, 100)] == [1, 2, 3]
+
+
+def test_a_page_of_streams_may_take_longer_than_what_somebody_waits_for(database: str, ledger: PostgresLedger) -> None:
+    ledger.append(command(event("user:1", 1)))
+    with psycopg.connect(database) as connection, ThreadPoolExecutor(1) as pool:
+        connection.execute("lock table ledger in access exclusive mode")
+        page = pool.submit(ledger.read_streams, {UserWarned.TOPIC}, "", None, 10, 10)
+        sleep(PATIENCE + 0.5)
+        assert not page.done()
+        connection.rollback()
+        assert len(page.result().streams) == 1
 
 
 def test_idle_connections_that_died_are_replaced_unnoticed(database: str, ledger: PostgresLedger) -> None:
