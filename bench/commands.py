@@ -39,7 +39,7 @@ def measure(world: World) -> dict[str, Result | str]:
     ]
     if world.has_peer():
         library = create_database(data.superuser, "library_commands")
-        at["peer"] = world.beside("bench.peers.commands", library, data.crud)
+        at["peer"] = world.beside("bench.peers.commands", library, data.superuser)
         if probe(at["ours"], warn[0]).keys() != probe(at["peer"], warn[0]).keys():
             raise RuntimeError("the peer answers another thing")
     for port in at.values():

@@ -1,9 +1,8 @@
 """The data set that reads, searches and commands are measured on: a demo ledger with all its read tables, made once.
 
 It stands in ``.data/bench-<punishments>-<seed>-<hash>`` and is used by every run; the hash is that of the read
-tables, so that another version of these gets one of its own. Runs add the warnings that they measure. Beside the
-product's database ``modledger`` stands ``crud``, a copy of its read tables and indexes for the peer without a ledger,
-which is made anew for a run after one that has left warnings.
+tables, so that another version of these gets one of its own. Runs add the warnings that they measure. The peer without
+a ledger reads the same tables: a copy would ask for the disk twice, which ten million do not leave.
 """
 
 import hashlib
@@ -16,12 +15,10 @@ from pathlib import Path
 
 import msgspec
 import psycopg
-from psycopg import sql
 from rich.console import Console
 
 from bench.memory import watched
 from bench.processes import python
-from bench.server import named
 from modledger.domain.postgres_ledger import PostgresLedger
 from modledger.projections.catalog import PROJECTORS
 from modledger.projections.projector import fingerprint
@@ -33,12 +30,6 @@ SEED = 1
 # Below it starting the processes of a rebuild takes longer than folding in one.
 WORTH_REBUILDING = 50_000
 SIZES = {"k": 1_000, "m": 1_000_000}
-CRUD = "crud"
-# What the peer reads; the ledger, the counts and whatever else is ours alone goes.
-_OF_THE_PEER = (
-    "profiles", "user_activity", "punishments", "guilds", "guild_activity", "bots", "bot_activity",
-    "subscription_history", "permission_history", "sessions",
-)  # fmt: skip
 
 
 class Made(msgspec.Struct, kw_only=True):
@@ -62,10 +53,6 @@ class DataSet(msgspec.Struct, frozen=True):
     def postmaster(self) -> int:
         """The process of its server."""
         return int((self.folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
-
-    @property
-    def crud(self) -> str:
-        return named(self.superuser, CRUD)
 
 
 def size_of(text: str) -> int:
@@ -91,9 +78,6 @@ def opened(home: Path, punishments: int, console: Console) -> Iterator[DataSet]:
         superuser = server.attach()
         # A version of the program with other tables beside the read tables brings them along.
         _command(folder, "migrate")
-        if _punishments(superuser) != _punishments(named(superuser, CRUD)):
-            # An earlier run has left its warnings in ours.
-            _copy_for_the_peer(superuser)
         yield DataSet(folder, superuser, msgspec.json.decode(record.read_bytes(), type=Made))
     finally:
         server.stop()
@@ -130,7 +114,6 @@ def _make(folder: Path, punishments: int, record: Path) -> None:
             found = connection.execute("select count(*) from ledger").fetchone()
         assert found is not None
         made.events = found[0]
-        _copy_for_the_peer(superuser)
         record.write_bytes(msgspec.json.encode(made))
     finally:
         server.stop()
@@ -152,24 +135,3 @@ def _command(folder: Path, *arguments: str) -> tuple[float, int]:
             raise RuntimeError(f"modledger {' '.join(arguments)} ended with {process.returncode}\n{log.read_text()}")
         seconds = time.perf_counter() - began
     return seconds, max((mib for name, mib in peaks.mib.items() if name.startswith("command")), default=0)
-
-
-def _punishments(database: str) -> int:
-    with psycopg.connect(database) as connection:
-        found = connection.execute("select count(*) from punishments").fetchone()
-    assert found is not None
-    return int(found[0])
-
-
-def _copy_for_the_peer(superuser: str) -> None:
-    with psycopg.connect(named(superuser, "postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(CRUD)))
-        connection.execute(sql.SQL("create database {} template modledger").format(sql.Identifier(CRUD)))
-    with psycopg.connect(named(superuser, CRUD), autocommit=True) as connection:
-        tables = connection.execute(
-            "select tablename from pg_tables where schemaname = 'public' and not tablename = any(%s)",
-            (list(_OF_THE_PEER),),
-        ).fetchall()
-        for (table,) in tables:
-            connection.execute(sql.SQL("drop table {} cascade").format(sql.Identifier(table)))
-        connection.execute("vacuum analyze")

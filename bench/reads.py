@@ -22,8 +22,8 @@ NAMES = 20_000
 SCRIPTED = 50
 PUNISHED = 20
 
-# Viewers are nobody special and not restricted; read are others. Not those whom other parts warn, in this run or one
-# before it: the peer's copy of them is as it was. In no hurry.
+# Viewers are nobody special and not restricted; read are others. Not those whom other parts warn, so that what is read
+# is the same in each run. In no hurry.
 _PEOPLE = """
     select user_id, username from profiles
     where username is not null and level = 0 and held = 0 and mod(user_id, 5) <> 0 order by md5(user_id::text) limit %s
@@ -58,7 +58,7 @@ def measure(world: World) -> dict[str, Result | str]:
         BARE: world.beside("bench.floors", "row", data.superuser),
     }
     if world.has_peer():
-        at["peer"] = world.beside("bench.peers.crud", data.crud)
+        at["peer"] = world.beside("bench.peers.crud", data.superuser)
         for kind in (profiles, details):
             _same(port, at["peer"], kind[0])
     loads: dict[str, list[Load]] = {}

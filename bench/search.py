@@ -248,16 +248,14 @@ def _large(world: World, data: DataSet) -> Result | str:
         return NO_WRK
     whom, at = _whom(data), {"ours": world.product().port}
     (cookie,) = world.sessions([(user, level) for user, level in rows(data.superuser, _ADMIN)])
-    # Nothing that other parts have added since.
-    before = {"created_before": whom.last.strftime("%Y-%m-%dT%H:%M:%SZ")}
     queries: list[dict[str, object]] = [
         {}, {"issued_by": whom.issuer}, {"punishment_type": 1}, {"punishment_type": 3},
         {"sort": "created_at"}, {"issued_by": whom.issuer, "sort": "created_at"},
     ]  # fmt: skip
     requests = [get(f"/v1/admin/punishments/search?{urlencode(query)}", cookie) for query in queries]
     if world.has_peer():
-        at["peer"] = world.beside("bench.peers.crud", data.crud)
-        for query in ({"punishment_type": 3, **before}, {"issued_by": whom.issuer, "sort": "created_at", **before}):
+        at["peer"] = world.beside("bench.peers.crud", data.superuser)
+        for query in ({"punishment_type": 3}, {"issued_by": whom.issuer, "sort": "created_at"}):
             asked = get(f"/v1/admin/punishments/search?{urlencode(query)}", cookie)
             ours, theirs = probe(at["ours"], asked), probe(at["peer"], asked)
             ours.pop("next_cursor", None)

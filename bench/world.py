@@ -122,13 +122,12 @@ class World:
         """A cookie for each (user, level), good with the product and with the peers."""
         now = datetime.now(UTC)
         opened = [new_session(user, level, now, "127.0.0.1", _AGENT) for user, level in users]
-        for url in (self.data().superuser, self.data().crud):
-            with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
-                cursor.executemany(
-                    "insert into sessions (token_hash, user_id, token_suffix, created_at, expires_at, client_ip,"
-                    " user_agent) values (%s, %s, %s, %s, %s, %s, %s)",
-                    [values for _, values in opened],
-                )
+        with psycopg.connect(self.data().superuser, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "insert into sessions (token_hash, user_id, token_suffix, created_at, expires_at, client_ip,"
+                " user_agent) values (%s, %s, %s, %s, %s, %s, %s)",
+                [values for _, values in opened],
+            )
         return [f"{COOKIE}={token}" for token, _ in opened]
 
 
