@@ -1,7 +1,7 @@
 """How fast all read models are rebuilt, by the command as an operator would, and with how much memory."""
 
 from bench import data_set
-from bench.catch_up import Peer
+from bench.catch_up import Peer, folded
 from bench.measure import in_turn
 from bench.table import Result
 from bench.world import World
@@ -15,7 +15,7 @@ def measure(world: World) -> dict[str, Result | str]:
     peer = in_turn({"peer": Peer(world.scratch(), world.effort).turn}, world.effort.rounds)["peer"]
     found: dict[str, Result | str] = {
         "rebuild": Result(
-            figure=[folded(small.made.events, seconds)],
+            figure=[folded(small.made.events / seconds)],
             peer=peer,
             note=_told(small.made.events, seconds),
         )
@@ -24,17 +24,12 @@ def measure(world: World) -> dict[str, Result | str]:
         why = f"a data set of {made.punishments:,} punishments is folded by one process"
         return found | {"rebuild made": why, "rebuild memory": why}
     found["rebuild made"] = Result(
-        figure=[folded(made.events, made.rebuild_seconds)],
+        figure=[folded(made.events / made.rebuild_seconds)],
         peer=peer,
         note=_told(made.events, made.rebuild_seconds),
     )
     found["rebuild memory"] = Result(figure=[made.rebuild_mib], floor=[mib], note=f"{made.events:,} events")
     return found
-
-
-def folded(events: int, seconds: float) -> float:
-    """Events a second, counted once for each projection: the peer's runner has one."""
-    return events * len(PROJECTORS) / seconds
 
 
 def _told(events: int, seconds: float) -> str:

@@ -200,14 +200,15 @@ LINES: dict[str, Line] = {
     ),
     "catch-up all": Line(
         part="catch-up",
-        name="catch-up, all projectors together",
+        name="catch-up, all projectors together, each event counted for each",
         unit="events/s",
         floor="COPY of the same events, thrown away",
         peer=RUNNER,
+        goals=(Bound(of="peer", least=40),),
     ),
     "rebuild": Line(
         part="rebuild",
-        name="rebuild of all projections, two processes, verified and promoted, 100k punishments",
+        name="rebuild of all projections, two processes, verified and promoted, 100k punishments, counted likewise",
         unit="events/s",
         peer=RUNNER,
         goals=(Bound(of="peer", least=80),),
