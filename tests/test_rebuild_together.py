@@ -6,6 +6,7 @@ import tempfile
 import threading
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,11 +32,13 @@ from modledger.projections.rebuild import (
     replays,
 )
 from modledger.projections.rebuild_folding import fold_parts
+from modledger.workers.migrate import migrate
+from modledger.workers.postgres import EmbeddedPostgres
 from modledger.workers.replay import promote_replay, run_replays
 from modledger.workers.runner import catch_up
 from tests.databases import MASTER_KEY
 from tests.forked import start
-from tests.postgres_processes import until
+from tests.postgres_processes import crash, execute, until
 from tests.projection_history import contents
 
 TABLES = [table for projector in PROJECTORS for table in (projector.table, *projector.beside)]
@@ -179,3 +182,49 @@ def test_whoever_rebuilds_everything_and_is_killed_another_goes_on_and_nothing_c
     assert killed
     assert {one.state for one in standing(conn).values()} == {"dropped"}
     assert contents(conn, TABLES) == live
+
+
+def test_batches_that_a_killed_server_takes_back_are_made_again(pg_root: Path) -> None:
+    class CrashingServer(threading.Event):
+        """Asked before each batch; the server is killed before the second, when the first is not on the disk."""
+
+        def is_set(self) -> bool:
+            if now := _passed(url):
+                passed.append(now)
+                crash(pg_root)
+            return super().is_set()
+
+    passed: list[int] = []
+    tables = [table for projector in THREE for table in (projector.table, *projector.beside)]
+    server = EmbeddedPostgres(pg_root)
+    url = server.attach()
+    try:
+        # Nobody else's flush, and what nobody waits for is written when this process of the server's comes round.
+        execute(url, "alter system set autovacuum = off")
+        execute(url, "alter system set wal_writer_delay = '10s'")
+        execute(url, "select pg_reload_conf()")
+        migrate(url)
+        with PostgresLedger(url, MASTER_KEY) as ledger:
+            fill(ledger, history(6_000))
+            catch_up(ledger, url, THREE)
+            with psycopg.connect(url) as connection:
+                live = contents(connection, tables)
+            create_replays(url, THREE, ledger)
+            with pytest.raises(psycopg.OperationalError):
+                fold_parts(url, THREE, ledger, CrashingServer())
+            assert server.attach() == url
+            assert _passed(url) < passed[0]
+            for one in run_replays(ledger, url, THREE, GO_ON):
+                assert (one.state, one.note) == ("verified", "equal to the tables that are read, both ways")
+            for projector in THREE:
+                promote_replay(ledger, url, projector, GO_ON)
+        with psycopg.connect(url) as connection:
+            assert contents(connection, tables) == live
+    finally:
+        server.stop()
+        server.detach()
+
+
+def _passed(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        return sum(one.passed for one in replays(connection, place_of(connection, "all")))
