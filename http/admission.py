@@ -65,11 +65,11 @@ class Admission:
 class Place:
     """What one request that was let in has of the admission."""
 
-    __slots__ = ("_admission", "_kind", "_taken", "_waited")
+    __slots__ = ("_admission", "_kind", "_taken")
 
     def __init__(self, admission: Admission, kind: Kind) -> None:
         self._admission, self._kind = admission, kind
-        self._taken, self._waited = True, False
+        self._taken = True
 
     def give_back(self) -> None:
         """To be called in the end, whatever happened."""
@@ -79,12 +79,7 @@ class Place:
 
     @contextmanager
     def given_up(self) -> Iterator[None]:
-        """For the time that the client makes us wait: the first time, since afterwards its body is here. Raises Busy in
-        the end where the place is taken by then."""
-        if self._waited:
-            yield
-            return
-        self._waited = True
+        """For the time that the client makes us wait. Raises Busy in the end where the place is taken by then."""
         self.give_back()
         yield
         self._admission.enter(self._kind)

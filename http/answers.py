@@ -14,7 +14,7 @@ from modledger.domain.envelope import Actor
 from modledger.domain.execute import Outcome
 from modledger.http import freshness
 from modledger.http.endpoints import AnyRequest
-from modledger.http.errors import JSON, error_body, problem_of
+from modledger.http.errors import error_body, problem_of
 from modledger.http.etags import etag, expected_version, require_tags, unchanged
 from modledger.http.idempotency import HEADER, Answer, Asked, read_key
 from modledger.http.keys import Caller
@@ -26,7 +26,7 @@ T = TypeVar("T")
 Made = tuple[object, int | None]
 
 
-class _Read(Response[bytes]):
+class _Sent(Response[bytes]):
     """Of the framework's response what ``direct`` sends; the rest is for its own way of answering."""
 
     def __init__(self, body: bytes, status: int, headers: dict[str, str]) -> None:
@@ -46,8 +46,8 @@ def reply(request: AnyRequest, view: object, position: int | None, version: int 
     if version is not None:
         tag = headers["ETag"] = etag(version, body)
         if unchanged(listed_header(request, "If-None-Match"), tag):
-            return _Read(b"", 304, headers)
-    return _Read(body, 200, headers)
+            return _Sent(b"", 304, headers)
+    return _Sent(body, 200, headers)
 
 
 async def answer_once(request: AnyRequest, scope: str, run: Callable[[UUID], Awaitable[Answer]]) -> Response[Any]:
@@ -75,7 +75,7 @@ async def answer_once(request: AnyRequest, scope: str, run: Callable[[UUID], Awa
     headers = dict(answer.headers)
     if answer.set_cookie is not None:
         headers["Set-Cookie"] = answer.set_cookie
-    return Response(answer.body, status_code=answer.status, headers=headers, media_type=JSON)
+    return _Sent(answer.body, answer.status, headers)
 
 
 def actor_of(request: AnyRequest) -> Actor:

@@ -10,16 +10,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import ClientException, InternalServerException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import BodyKwarg, ParameterKwarg, PathParameter, QueryParameter
-from litestar.types import HTTPScope
+from litestar.types import HTTPReceiveMessage, HTTPScope
 from msgspec import Meta
 
 from modledger.domain.facts import MAX_REASON
@@ -272,34 +271,46 @@ def arguments(request: Request[Any, Any, Any]) -> dict[str, Any]:
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
-    """The whole body. Raises Problem 413 beyond the operation's limit, 408 where it takes too long, 400 where the
-    client broke off, and Busy where others took its place meanwhile."""
-    seconds = services(request).settings.body_seconds
-    try:
-        with place_of(request).given_up():
-            async with asyncio.timeout(seconds):
-                return await request.body()
-    except TimeoutError:
-        # What is still to come of it would be taken for the next request.
-        raise Problem(408, late(seconds), {"Connection": "close"}) from None
-    except ClientException as error:
-        if error.status_code != 413:
-            raise
-        raise Problem(413, too_large(_body_limit(request))) from None
-    except InternalServerException:
-        raise bad("body is not complete") from None
+    """The whole body, also where it was read before. Raises Problem 413 beyond the operation's limit, 408 where it
+    takes too long, 400 where the client broke off, and Busy where others took its place meanwhile."""
+    state = request.scope["state"]
+    body: bytes | None = state.get("body")
+    if body is None:
+        body = state["body"] = await _receive(request)
+    return body
 
 
-def require_json(request: Request[Any, Any, Any]) -> None:
-    """Raises Problem 415 unless the request says that its body is JSON, and 413 when it announces too much of it."""
-    content_type = (listed_header(request, "content-type") or "").partition(";")[0].strip().lower()
-    if content_type != JSON:
-        raise Problem(415, f"Content-Type must be {JSON}")
-    announced = request.headers.get("content-length", "")
-    limit = _body_limit(request)
+async def _receive(request: Request[Any, Any, Any]) -> bytes:
+    # Not by the framework's own generator, which takes as long as check and command (docs/performance.md).
+    seconds, limit = services(request).settings.body_seconds, _body_limit(request)
+    announced = (listed_header(request, "content-length") or "").strip()
     # More digits than Python reads as a number are too many bytes as well.
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise Problem(413, too_large(limit))
+    pieces, size = [], 0
+    try:
+        with place_of(request).given_up():
+            async with asyncio.timeout(seconds):
+                while True:
+                    message = cast("HTTPReceiveMessage", await request.receive())
+                    if message["type"] == "http.disconnect":
+                        raise bad("body is not complete")
+                    pieces.append(message["body"])
+                    size += len(message["body"])
+                    if size > limit:
+                        raise Problem(413, too_large(limit))
+                    if not message.get("more_body", False):
+                        return b"".join(pieces)
+    except TimeoutError:
+        # What is still to come of it would be taken for the next request.
+        raise Problem(408, late(seconds), {"Connection": "close"}) from None
+
+
+def require_json(request: Request[Any, Any, Any]) -> None:
+    """Raises Problem 415 unless the request says that its body is JSON."""
+    content_type = (listed_header(request, "content-type") or "").partition(";")[0].strip().lower()
+    if content_type != JSON:
+        raise Problem(415, f"Content-Type must be {JSON}")
 
 
 def _body_limit(request: Request[Any, Any, Any]) -> int:
