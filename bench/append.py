@@ -33,7 +33,6 @@ from modledger.workers.migrate import migrate
 
 T = TypeVar("T")
 
-WRITERS = 8
 BATCH = 1_000
 # How many streams one writer goes round.
 STREAMS = 200
@@ -63,8 +62,8 @@ def measure(world: World) -> dict[str, Result | str]:
         ledger.append(next(warnings(0)))
         state = _state(ours)
         one, many = _scripts(state, world.folder())
-        writers = [warnings(next(numbers) * STREAMS) for _ in range(1 + WRITERS)]
-        records = [stored(state) for _ in range(1 + WRITERS)]
+        writers = [warnings(next(numbers) * STREAMS) for _ in range(1 + effort.writers)]
+        records = [stored(state) for _ in range(1 + effort.writers)]
         batches, stored_batches = warnings(next(numbers) * STREAMS), stored(state)
         lost: list[float] = []
 
@@ -78,7 +77,7 @@ def measure(world: World) -> dict[str, Result | str]:
             return lambda: _followed(ledger, work, lost)
 
         def by_processes() -> float:
-            return _processes("ours", ours, key, state, numbers, seconds)
+            return _processes("ours", ours, effort.writers, key, state, numbers, seconds)
 
         def by_callers() -> float:
             return asyncio.run(_together(ledger, writers[1:], seconds))
@@ -87,12 +86,12 @@ def measure(world: World) -> dict[str, Result | str]:
         figures = in_turn(
             {
                 "ours processes": by_processes,
-                "peer processes": lambda: _processes("library", theirs, key, state, numbers, seconds),
+                "peer processes": lambda: _processes("library", theirs, effort.writers, key, state, numbers, seconds),
                 "ours 8": by_callers,
                 # Rounds of their own: neither floor nor peer has a reader beside it.
                 "processes followed": followed(by_processes),
                 "callers followed": followed(by_callers),
-                "floor 8": lambda: run_pgbench(plain, one, WRITERS, seconds),
+                "floor 8": lambda: run_pgbench(plain, one, effort.writers, seconds),
                 "peer 8": lambda: _at_once([lambda r=r: insert(r) for r in records[1:]], seconds),  # type: ignore[misc]
                 "ours 1": lambda: _at_once([lambda: append(writers[0])], seconds),
                 "floor 1": lambda: run_pgbench(plain, one, 1, seconds),
@@ -149,8 +148,10 @@ def _followed(ledger: PostgresLedger, work: Callable[[], float], lost: list[floa
     return figure
 
 
-def _processes(kind: str, conninfo: str, key: bytes, state: bytes, numbers: Iterator[int], seconds: float) -> float:
-    """Events a second of ``WRITERS`` processes together."""
+def _processes(
+    kind: str, conninfo: str, writers: int, key: bytes, state: bytes, numbers: Iterator[int], seconds: float
+) -> float:
+    """Events a second of that many processes together."""
     environment = os.environ | {"BENCH_KEY": key.hex(), "BENCH_STATE": state.hex()}
     started = [
         subprocess.Popen(
@@ -160,7 +161,7 @@ def _processes(kind: str, conninfo: str, key: bytes, state: bytes, numbers: Iter
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(WRITERS)
+        for _ in range(writers)
     ]
     try:
         for process in started:

@@ -25,7 +25,8 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
     """How much is measured: ``punishments`` in the data set, ``rounds`` (≥ 1), ``seconds`` for each contestant in each
     round where time is what is given (wrk and pgbench: whole seconds from one on), ``events`` in the ledger of
     catch-up, ``records`` of an import, ``requests`` that serve has answered when its memory is read,
-    ``beside``: punishments of the smaller data set that search and rebuild compare with."""
+    ``beside``: punishments of the smaller data set that search and rebuild compare with, ``writers``: how many append
+    at once; the table's lines say eight."""
 
     punishments: int = 1_000_000
     rounds: int = 3
@@ -34,6 +35,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 40_000
     requests: int = 1_000_000
     beside: int = 100_000
+    writers: int = 8
 
 
 def in_turn(contestants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

@@ -18,7 +18,8 @@ def test_a_run_writes_one_object_for_each_row_of_the_table_in_its_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results.json"
-    small = "--size 1500 --beside 1500 --rounds 1 --seconds 0.2 --events 1000 --records 300 --requests 2000"
+    # A writer takes longer to start than it writes.
+    small = "--size 1500 --beside 1500 --rounds 1 --seconds 0.1 --events 1000 --records 300 --requests 1000 --writers 2"
     main([*small.split(), "--home", str(tmp_path / "sets"), "--results", str(results)])
 
     rows = msgspec.json.decode(results.read_bytes(), type=list[dict[str, Any]])
