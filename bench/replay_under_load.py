@@ -106,9 +106,10 @@ class Product(msgspec.Struct, frozen=True):
         return int((self.folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
 
 
-def run(events: int, folder: Path, *, sessions: int = 4, pause: float = 2.0) -> Report:
+def run(events: int, folder: Path, *, sessions: int = 4, pause: float = 2.0, breath: float = 0.0) -> Report:
     """All of it, in an empty folder. ``sessions``: how many of the staff write; as many again read. ``pause``: seconds
-    of the load before and after the rebuild. Raises RuntimeError where a command that has to succeed does not."""
+    of the load before and after the rebuild; ``breath``: of everybody between two pieces of work. Raises RuntimeError
+    where a command that has to succeed does not."""
     product = Product(folder, free_port())
     report = Report()
     with watched() as peaks:
@@ -120,7 +121,7 @@ def run(events: int, folder: Path, *, sessions: int = 4, pause: float = 2.0) -> 
             report.add("modledger up, all projections caught up", time.perf_counter() - began, events)
             report.machine = machine(product.database)
             tally = Tally()
-            with _load(product, tally, sessions):
+            with _load(product, tally, sessions, breath):
                 time.sleep(pause)
                 _rebuild(product, peaks, report)
                 seconds, said = _command(product, peaks, "verify", None)
@@ -238,7 +239,7 @@ def _up(product: Product, peaks: Peaks) -> Iterator[None]:
 
 
 @contextmanager
-def _load(product: Product, tally: Tally, sessions: int) -> Iterator[None]:
+def _load(product: Product, tally: Tally, sessions: int, breath: float) -> Iterator[None]:
     """People at work until the block is left."""
     with psycopg.connect(product.database) as connection:
         people = [Person(*row) for row in connection.execute(_PEOPLE, (PEOPLE,)).fetchall()]
@@ -250,7 +251,7 @@ def _load(product: Product, tally: Tally, sessions: int) -> Iterator[None]:
     over = threading.Event()
     with ThreadPoolExecutor(2 * sessions) as pool:
         tasks = [
-            pool.submit(work, Session(product.port, cookie, tally), tally, share, Random(number), over)
+            pool.submit(work, Session(product.port, cookie, tally, breath), tally, share, Random(number), over)
             for number, (work, cookie, share) in enumerate([*writers, *readers])
         ]
         try:

@@ -50,9 +50,10 @@ class Tally:
 
 
 class Session:
-    """One person at work, with one connection."""
+    """One person at work, with one connection; ``breath``: seconds between one piece of work and the next."""
 
-    def __init__(self, port: int, cookie: str, tally: Tally) -> None:
+    def __init__(self, port: int, cookie: str, tally: Tally, breath: float = 0.0) -> None:
+        self.breath = breath
         self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
         self._headers = {"Cookie": cookie, "Content-Type": "application/json"}
         self._tally = tally
@@ -107,7 +108,7 @@ def staff(session: Session, tally: Tally, people: Sequence[Person], rng: Random,
     with closing(session):
         for number in count():
             for person in people:
-                if over.is_set():
+                if over.wait(session.breath):
                     return
                 _punish(session, tally, person, f"under load {number} {rng.randrange(1000)}")
 
@@ -146,7 +147,7 @@ def _look(session: Session, tally: Tally, person: Person, number: int, **expecte
 def viewer(session: Session, tally: Tally, people: Sequence[Person], rng: Random, over: threading.Event) -> None:
     """Reads profiles and own data; everybody there is has a profile."""
     with closing(session):
-        while not over.is_set():
+        while not over.wait(session.breath):
             person = rng.choice(people)
             found = session.read("profile", f"/v1/users/profile/{quote(person.username)}")
             if found is not None and found["discord_id"] != str(person.user_id):
@@ -176,7 +177,7 @@ def searcher(session: Session, tally: Tally, people: Sequence[Person], rng: Rand
         totals[f"{endpoint}?{query}"] = max(known, found["total"])
 
     with closing(session):
-        while not over.is_set():
+        while not over.wait(session.breath):
             least("/v1/admin/punishments/search", rng.choice(SEARCHES))
             least("/v1/admin/audit/logs", "limit=10")
             person = rng.choice(people)
