@@ -27,6 +27,7 @@ from modledger.projections.verification import verify_projector
 from modledger.workers.migrate import migrate, require_migrated
 from modledger.workers.replay import promote_replay, rebuild_outdated, run_replay
 from modledger.workers.runner import catch_up
+from tests.databases import later_template
 from tests.forked import modledger, start
 from tests.http_client import ADMIN, MASTER_KEY, World
 from tests.product import NOT_YET
@@ -37,13 +38,27 @@ GO_ON = threading.Event()
 REBUILT: tuple[Projector[Any], ...] = (profile.PROJECTOR, punishments.PROJECTOR)
 
 
+@pytest.fixture(scope="module")
+def with_history(postgres_server: str, peopled_database: str) -> Iterator[str]:
+    """The name of a database with the people of a world and something to fold, that is folded."""
+    with later_template(postgres_server, peopled_database) as (name, url):
+        with PostgresLedger(url, MASTER_KEY) as ledger:
+            fill(ledger, [msgspec.structs.replace(new, stream=new.stream + "000") for new in history(6_000)])
+            catch_up(ledger, url, PROJECTORS)
+        yield name
+
+
+@pytest.fixture(name="template")
+def template_of_database(request: pytest.FixtureRequest, template_database: str) -> str:
+    """That of ``busy`` tests is filled once."""
+    return str(request.getfixturevalue("with_history")) if "busy" in request.fixturenames else template_database
+
+
 @pytest.fixture
 def busy(world: World, tmp_path: Path) -> Iterator[World]:
     """A world whose ledger has something to fold, with a worker process that follows it."""
-    fill(world.ledger, [msgspec.structs.replace(new, stream=new.stream + "000") for new in history(6_000)])
     world.now = datetime.now(UTC)
     world.catching_up = False
-    catch_up(world.ledger, world.database, PROJECTORS)
     worker = start(["-m", "modledger.workers", "work"], {**environment(world), "MODLEDGER_DATA_DIR": str(tmp_path)})
     try:
         head = world.act(commands.IssueWarning(target=Subject("user", 3), reason="is the worker there?")).position
@@ -195,7 +210,7 @@ with PostgresLedger(sys.argv[1], bytes(range(32)), connections=1) as ledger:
 
 def test_a_migration_that_is_killed_is_taken_up_by_the_next(database: str, ledger: PostgresLedger) -> None:
     fill(ledger, history(3_000))
-    catch_up(ledger, database, PROJECTORS)
+    catch_up(ledger, database, REBUILT)
     with psycopg.connect(database, autocommit=True) as connection:
         tables = [table for one in REBUILT for table in (one.table, *one.beside)]
         right = contents(connection, tables)
