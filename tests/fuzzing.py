@@ -14,7 +14,9 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import httpx
 import hypothesis
+import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -175,14 +177,17 @@ class Fuzzed:
         @hypothesis.given(case=_requests(OPERATIONS[name]))
         def send(case: Any) -> None:
             _mend(rng, case, self.known)
+            request, told = self._request(case)
             for asker in ASKERS:
-                self._send_and_judge(name, asker, case)
+                self._send_and_judge(name, asker, case, request, told)
             # The last one may have been a command of a session that reads its own writes.
             self.world.catch_up()
 
         (hypothesis.seed(seed)(send) if seed is not None else send)()
 
-    def _send_and_judge(self, name: str, asker: str, case: Any) -> None:
+    def _request(self, case: Any) -> tuple[httpx.Request, str]:
+        """What is sent for all askers, without anybody's credentials, and how to tell of it. Making it takes as long as
+        answering it."""
         wanted = case.as_transport_kwargs(base_url="http://testserver.local")
         sent = {k: v for k, v in wanted.items() if k in ("params", "json", "data") and v is not None}
         if isinstance(sent.get("data"), bytes):
@@ -192,17 +197,28 @@ class Fuzzed:
             for key, value in dict(wanted["headers"]).items()
             if key.lower() not in _NOT_OURS
         }
-        response = self._ask(asker, wanted["method"], wanted["url"], headers=headers, **sent)
+        self.world.client.cookies.clear()
+        request = self.world.client.build_request(wanted["method"], wanted["url"], headers=headers, **sent)
+        return request, f"{wanted['method']} {wanted['url']} {sent} {headers}"
+
+    def _send_and_judge(self, name: str, asker: str, case: Any, like: httpx.Request, told: str) -> None:
+        client = self.world.client
+        client.cookies.clear()
+        headers = httpx.Headers([*like.headers.raw, *_raw(self.credentials[asker])])
+        response = client.send(
+            httpx.Request(like.method, like.url, headers=headers, content=like.content, extensions=like.extensions)
+        )
         self.statuses[name][response.status_code] += 1
         try:
-            case.validate_response(Response.from_httpx(response, verify=False), checks=_JUDGES)
+            case.validate_response(_judged(response, like), checks=_JUDGES)
             _judge_headers(case.operation.definition.raw, response)
             if response.status_code >= 500:
                 raise AssertionError(f"status {response.status_code}")
         except (AssertionError, FailureGroup) as error:
-            asked = f"{asker}: {wanted['method']} {wanted['url']} {sent} {headers}"
             wrong = "; ".join(str(one) for one in getattr(error, "exceptions", [error]))
-            self.found.append(f"{name}, {asked}\n  answered {response.status_code} {response.text[:500]}\n  {wrong}")
+            self.found.append(
+                f"{name}, {asker}: {told}\n  answered {response.status_code} {response.text[:500]}\n  {wrong}"
+            )
 
 
 # What else is one of those that paths name.
@@ -219,6 +235,29 @@ _LIKE = {
 }
 # Credentials of the air would hide those of the asker.
 _NOT_OURS = {"cookie", "authorization", "x-api-key", "user-agent", "accept", "accept-encoding", "connection"}
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _judged(response: httpx.Response, request: httpx.Request) -> Response:
+    """As schemathesis knows it. ``from_httpx`` makes the request anew too, for checks that are none of these, and takes
+    as long as they do."""
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url, prepared.body = request.method, str(request.url), request.content
+    prepared.headers = requests.structures.CaseInsensitiveDict(request.headers)
+    return Response(
+        status_code=response.status_code,
+        headers={name: [value] for name, value in response.headers.items()},
+        content=response.content,
+        request=prepared,
+        elapsed=0.0,
+        verify=False,
+        message=response.reason_phrase,
+        encoding=response.encoding,
+        http_version=response.http_version,
+    )
 
 
 def _judge_headers(operation: Mapping[str, Any], response: Any) -> None:
