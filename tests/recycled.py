@@ -6,7 +6,7 @@ statistics, more rows than are deleted in a moment.
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 from uuid import uuid4
 
 import psycopg
@@ -44,21 +44,30 @@ _CATALOG = """
         || (select array[count(*), max(xmin::text::bigint)] from pg_policy)
         || (select array[count(*), max(xmin::text::bigint)] from pg_database where datname = current_database())
 """
+# What tells whether rows were written since: how many there are, or one too many, and the last transaction that wrote
+# any. Most tests write into few tables, and to empty and fill all of them took half of what a database costs.
+_OF_TABLE: LiteralString = """
+    select {text}, array[count(*), coalesce(max(xmin::text::bigint), 0)]
+    from (select xmin from {name} limit {most} + 1) as r
+"""
+_OF_SEQUENCE: LiteralString = "select {text}, array[last_value, is_called::int] from {name}"
 _OTHERS = "from pg_stat_activity where datname = current_database() and pid <> all(%s)"
 # All that a test may have told its connection; what was prepared stays, which is why it is kept.
 _FORGOTTEN = b"rollback; close all; unlisten *; select pg_advisory_unlock_all(); discard temp; reset all"
 
 
 class Recycled(NamedTuple):
-    """A database, whose copy it is, a connection to it, and what was in it."""
+    """A database, a connection to it, and what was in it. ``guards``: of each table. ``looks``: statements that say
+    what is ``seen`` of every table and sequence."""
 
     name: str
     url: str
     connection: psycopg.Connection
     catalog: object
     rows: dict[str, bytes]
-    sequences: dict[str, tuple[int, bool]]
-    emptying: bytes
+    guards: dict[str, list[str]]
+    looks: list[bytes]
+    seen: dict[str, list[int]]
 
 
 # Of a database the connection that one test after the other has, by its URL: half of what a test's first statements
@@ -116,39 +125,36 @@ def _new(server_url: str, template: str) -> Recycled:
     connection = psycopg.connect(url, autocommit=True)
     # Nothing that guards the tables stands in the way of the one who empties them.
     connection.execute("set session_replication_role = replica")
-    tables: list[tuple[str, list[str]]] = connection.execute(_TABLES).fetchall()
+    guards: dict[str, list[str]] = dict(connection.execute(_TABLES).fetchall())
     rows = {}
-    for table, _ in tables:
+    for table in guards:
         with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(table))) as copied:
             if found := b"".join(copied):
                 rows[table] = found
-    sequences = {}
-    for (sequence,) in connection.execute(_SEQUENCES).fetchall():
-        place = connection.execute(
-            sql.SQL("select last_value, is_called from {}").format(sql.Identifier(sequence))
-        ).fetchone()
-        assert place is not None
-        sequences[str(sequence)] = place
-    emptied = sql.SQL(" ").join([_emptied(table, guards) for table, guards in tables])
-    emptying = sql.SQL("do $$ begin {} end $$").format(emptied).as_bytes(connection)
+    sequences = [name for (name,) in connection.execute(_SEQUENCES).fetchall()]
+    # Guarded tables apart: what is prepared is planned anew after a guard of one of its tables was written anew.
+    free, guarded = ([table for table in guards if bool(guards[table]) is so] for so in (False, True))
+    places = [_named(_OF_SEQUENCE, sequence) for sequence in sequences]
+    looks = [[*(_named(_OF_TABLE, table) for table in free), *places], [_named(_OF_TABLE, table) for table in guarded]]
+    asked = [sql.SQL(" union all ").join(several).as_bytes(connection) for several in looks]
     catalog = connection.execute(_CATALOG).fetchone()
-    return Recycled(name, url, connection, catalog, rows, sequences, emptying)
+    return Recycled(name, url, connection, catalog, rows, guards, asked, _seen(connection, asked))
+
+
+def _named(statement: LiteralString, name: str) -> sql.Composed:
+    return sql.SQL(statement).format(text=sql.Literal(name), name=sql.Identifier(name), most=sql.Literal(MOST_ROWS))
+
+
+def _seen(connection: psycopg.Connection, looks: Sequence[bytes]) -> dict[str, list[int]]:
+    return {name: told for look in looks for name, told in connection.execute(look, prepare=True).fetchall()}
 
 
 def _emptied(table: str, guards: Sequence[str]) -> sql.Composed:
-    names = {"table": sql.Identifier(table), "most": sql.Literal(MOST_ROWS)}
     unguarded, guarded = (
-        sql.SQL(" ").join(
-            sql.SQL("alter table {} {} trigger {};").format(names["table"], sql.SQL(what), sql.Identifier(guard))
-            for guard in guards
-        )
+        [sql.SQL(f"alter table {{}} {what} trigger {{}};").format(*map(sql.Identifier, (table, one))) for one in guards]
         for what in ("disable", "enable always")
     )
-    return sql.SQL(
-        "if exists (select from {table}) then"
-        " assert (select count(*) from (select from {table} limit {most} + 1) as r) <= {most}, 'too much';"
-        " {unguarded} delete from {table}; {guarded} end if;"
-    ).format(**names, unguarded=unguarded, guarded=guarded)
+    return sql.SQL(" ").join([*unguarded, sql.SQL("delete from {};").format(sql.Identifier(table)), *guarded])
 
 
 def _restored(used: Recycled) -> Recycled | None:
@@ -165,12 +171,31 @@ def _restored(used: Recycled) -> Recycled | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.001)
+    seen = _seen(connection, used.looks)
+    if any(seen[table][0] > MOST_ROWS for table in used.guards):
+        return None
+    changed = [name for name in used.seen if seen[name] != used.seen[name]]
+    return _mended(used, changed) if changed else used
+
+
+def _mended(used: Recycled, changed: Sequence[str]) -> Recycled:
+    """With these tables and sequences as they were."""
+    connection, seen = used.connection, dict(used.seen)
+    tables = [name for name in changed if name in used.guards]
     with connection.transaction():
-        connection.execute(used.emptying)
-        for table, rows in used.rows.items():
-            with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(table))) as copied:
-                copied.write(rows)
-        for sequence, (value, called) in used.sequences.items():
-            connection.execute("select setval(%s::regclass, %s, %s)", (f'public."{sequence}"', value, called))
-    # The guards were written anew.
-    return used._replace(catalog=connection.execute(_CATALOG).fetchone())
+        connection.execute(sql.SQL(" ").join(_emptied(table, used.guards[table]) for table in tables))
+        for table in tables:
+            if table in used.rows:
+                with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(table))) as copied:
+                    copied.write(used.rows[table])
+        for sequence in changed:
+            if sequence not in used.guards:
+                value, called = seen[sequence]
+                connection.execute("select setval(%s::regclass, %s, %s)", (f'public."{sequence}"', value, bool(called)))
+        ((written,),) = connection.execute("select pg_current_xact_id()::text::bigint").fetchall()
+    for table in tables:
+        count, before = seen[table]
+        seen[table] = [count, written if count else before]
+    # Guards were written anew, where there are some.
+    catalog = connection.execute(_CATALOG).fetchone() if any(map(used.guards.get, tables)) else used.catalog
+    return used._replace(catalog=catalog, seen=seen)
