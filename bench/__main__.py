@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--records", type=int, default=default.records, help="of an import")
     parser.add_argument("--requests", type=int, default=default.requests, help="until serve's memory is read")
     parser.add_argument("--beside", default="100k", help="the smaller data set that search and rebuild compare with")
-    parser.add_argument("--writers", type=int, default=default.writers, help="that append at once; the table says 8")
+    parser.add_argument("--writers", type=int, default=default.writers, help="that append at once")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - PARTS.keys() - {"data"}:

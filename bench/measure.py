@@ -26,7 +26,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
     round where time is what is given (wrk and pgbench: whole seconds from one on), ``events`` in the ledger of
     catch-up, ``records`` of an import, ``requests`` that serve has answered when its memory is read,
     ``beside``: punishments of the smaller data set that search and rebuild compare with, ``writers``: how many append
-    at once; the table's lines say eight."""
+    at once."""
 
     punishments: int = 1_000_000
     rounds: int = 3
