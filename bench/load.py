@@ -13,6 +13,8 @@ from statistics import median
 
 import msgspec
 
+from bench.processes import ANSWER_SECONDS
+
 # Each thread of wrk goes round all requests; one thread is used, so each request leaves in its turn.
 _SCRIPT = r"""
 local file = io.open(os.getenv("BENCH_REQUESTS"), "rb")
@@ -31,7 +33,7 @@ function done(summary, latency)
 end
 """
 
-# A machine that does many other things may take as long for a first answer.
+# A machine that does many other things, or a large table that is read as a whole, may take as long for a first answer.
 MOST_SECONDS = 60
 NO_WRK = "wrk is not installed (Debian: apt install wrk; macOS: brew install wrk)"
 
@@ -80,7 +82,8 @@ def _run(host: str, port: int, requests: Sequence[bytes], connections: int, seco
         file, script = Path(folder) / "requests", Path(folder) / "wrk.lua"
         file.write_bytes(b"\0".join(requests))
         script.write_text(_SCRIPT)
-        command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout=30s", "-s", str(script)]
+        command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={ANSWER_SECONDS}s"]
+        command += ["-s", str(script)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with subprocess.Popen(
             [*command, f"http://{host}:{port}"],

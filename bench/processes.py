@@ -15,6 +15,8 @@ from typing import Any
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+# At ten million rows a peer that counts them has eight such answers under way at a time.
+ANSWER_SECONDS = 120
 # Below those that a system gives to whoever asks for any, or connects to somewhere.
 _PORTS = range(10_000, 32_000)
 _ANY = SystemRandom()
@@ -102,7 +104,7 @@ def request(method: str, path: str, cookie: str, body: bytes = b"") -> bytes:
 def probe(port: int, sent: bytes) -> Any:
     """The JSON of the answer to one request by itself, so that what is refused is seen with its reason. Raises
     RuntimeError."""
-    with socket.create_connection((HOST, port), timeout=30) as connection:
+    with socket.create_connection((HOST, port), timeout=ANSWER_SECONDS) as connection:
         connection.sendall(sent)
         answer = http.client.HTTPResponse(connection)
         answer.begin()
